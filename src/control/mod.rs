@@ -1,0 +1,8 @@
+//! The control plane.
+
+pub mod certs;
+pub mod conf;
+pub mod hooks;
+pub mod runtime;
+pub mod source;
+pub mod store;

@@ -1,0 +1,137 @@
+//! Floor 1: what the two planes say to each other, and how it travels.
+//!
+//! The edge listens on a Unix socket in a 0700 directory and outlives control; control connects, and the newest
+//! connection is the one that is obeyed. Messages are JSON lines, so that an older edge and a newer control understand
+//! each other: a message that one of them does not know reads as `Unknown` and is passed over.
+
+mod wire;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::machine::Listeners;
+use crate::model::name::{ProjectName, Site};
+use crate::model::route::UpstreamId;
+use crate::model::snapshot::{Section, SectionKind};
+
+pub use wire::{LinkError, Message, Receiver, Sender, split};
+
+/// Counts what control has said, over all sections and all controls: a later section has a higher one.
+pub type Generation = u64;
+
+/// From control to the edge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Down {
+    /// Makes this section what holds. Answered by `Applied`.
+    ///
+    /// With a `Listeners` section travel the listening sockets themselves, one for each address in the order http,
+    /// https, metrics, but for those addresses that the edge's `Hello` named already.
+    Section { generation: Generation, section: Section },
+    /// Makes stored responses unreachable. Answered by `Purged` when no request that starts later can see one.
+    Purge { token: u64, purge: Purge },
+    /// Ends the edge: it stops accepting, lets requests finish for this long, then exits.
+    Stop { within: Duration },
+    #[serde(other)]
+    Unknown,
+}
+
+/// From the edge to control.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Up {
+    /// The first message of a connection.
+    Hello {
+        version: String,
+        pid: u32,
+        /// The highest generation it has seen; control goes on from there.
+        generation: Generation,
+        /// What it listens on already.
+        listeners: Listeners,
+    },
+    /// The section holds for every request that starts later, or, with a fault, the one before it still does.
+    Applied {
+        generation: Generation,
+        kind: SectionKind,
+        fault: Option<String>,
+    },
+    /// All upstreams that are draining now. Said at the start of a connection and at every change, so that a control
+    /// that was away misses nothing: an upstream that is neither routed nor here is drained.
+    Draining {
+        upstreams: Vec<UpstreamId>,
+    },
+    /// One upstream has drained; `cut` requests were still running when its time was over.
+    Drained {
+        upstream: UpstreamId,
+        cut: u64,
+    },
+    Purged {
+        token: u64,
+        removed: u64,
+    },
+    /// Counters since the edge began, once a second when they changed.
+    Traffic {
+        sites: Vec<SiteTraffic>,
+    },
+    #[serde(other)]
+    Unknown,
+}
+
+/// What to purge of a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purge {
+    pub project: ProjectName,
+    pub scope: PurgeScope,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PurgeScope {
+    All,
+    /// A path with its query, or a whole URL.
+    Url(String),
+    /// Every path that begins so.
+    Prefix(String),
+}
+
+/// What one site has answered since the edge began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteTraffic {
+    pub site: Site,
+    pub requests: u64,
+    /// Answers with a status of 500 and above.
+    pub errors: u64,
+    pub cache_hits: u64,
+    pub in_flight: u64,
+}
+
+/// File names in the state directory's `run/`, which both planes must know.
+pub mod paths {
+    use std::path::{Path, PathBuf};
+
+    /// Where the edge listens for control.
+    pub fn edge_socket(state_dir: &Path) -> PathBuf {
+        state_dir.join("run/edge.sock")
+    }
+
+    /// Where control answers hooks, challenges and the dashboard for the edge: an upstream like any other.
+    pub fn control_socket(state_dir: &Path) -> PathBuf {
+        state_dir.join("run/control.sock")
+    }
+
+    /// Where control shows its metrics to the edge, which shows both planes' to Prometheus.
+    pub fn metrics_socket(state_dir: &Path) -> PathBuf {
+        state_dir.join("run/metrics.sock")
+    }
+
+    /// Where control answers the command line. Mode 0600.
+    pub fn admin_socket(state_dir: &Path) -> PathBuf {
+        state_dir.join("run/admin.sock")
+    }
+
+    /// The last good snapshot, written by the edge.
+    pub fn snapshot(state_dir: &Path) -> PathBuf {
+        state_dir.join("edge.json")
+    }
+}

@@ -1,0 +1,149 @@
+//! How an app of a project is built, started and judged: `[app]` of a project's conf, and the part of it that a
+//! repository may say for itself in its `opri.toml`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What somebody wishes; `None` means "not said". Conf's wishes win over the repository's, both over the defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AppWish {
+    pub listen: Option<Listen>,
+    pub port: Option<u16>,
+    pub replicas: Option<u16>,
+    pub health: HealthWish,
+    pub drain: Option<Duration>,
+    pub dockerfile: Option<String>,
+    pub release: Option<String>,
+    pub build: Option<String>,
+    pub run: Option<String>,
+    pub env: BTreeMap<String, String>,
+    pub services: Option<Vec<String>>,
+}
+
+/// The wishes of `health = { … }`, key by key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HealthWish {
+    pub path: Option<String>,
+    pub status: Option<(u16, u16)>,
+    pub interval: Option<Duration>,
+    pub timeout: Option<Duration>,
+}
+
+/// Where an app is expected to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Listen {
+    Socket,
+    Port,
+    /// Whichever answers first.
+    Auto,
+}
+
+/// The settled specification: it belongs to a release and is stored with it, so that a rollback brings it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppSpec {
+    pub listen: Listen,
+    /// The TCP port in a container. A process gets one of its own in `$PORT`.
+    pub port: u16,
+    pub replicas: u16,
+    pub health: HealthCheck,
+    /// How long requests in flight may go on with a release that was replaced.
+    pub drain: Duration,
+    /// Relative to the repository's root.
+    pub dockerfile: String,
+    /// Run once a deployment, before the swap; its failure ends the deployment.
+    pub release: Option<String>,
+    /// Process runtime: run once, in a fresh checkout.
+    pub build: Option<String>,
+    /// Process runtime: what to start; `None` means the Procfile's `web` line.
+    pub run: Option<String>,
+    pub env: BTreeMap<String, String>,
+    pub services: Vec<String>,
+}
+
+/// When an app counts as ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    pub path: String,
+    /// Lowest and highest status that counts, both included.
+    pub status: (u16, u16),
+    /// Between two askings.
+    pub interval: Duration,
+    /// From the start of the app until it must have answered.
+    pub timeout: Duration,
+}
+
+impl HealthCheck {
+    pub fn accepts(&self, status: u16) -> bool {
+        (self.status.0..=self.status.1).contains(&status)
+    }
+}
+
+impl AppWish {
+    /// These wishes, with `other`'s where nothing is said here. Environments are merged name by name.
+    pub fn or(self, other: AppWish) -> AppWish {
+        let mut env = other.env;
+        env.extend(self.env);
+        AppWish {
+            listen: self.listen.or(other.listen),
+            port: self.port.or(other.port),
+            replicas: self.replicas.or(other.replicas),
+            health: HealthWish {
+                path: self.health.path.or(other.health.path),
+                status: self.health.status.or(other.health.status),
+                interval: self.health.interval.or(other.health.interval),
+                timeout: self.health.timeout.or(other.health.timeout),
+            },
+            drain: self.drain.or(other.drain),
+            dockerfile: self.dockerfile.or(other.dockerfile),
+            release: self.release.or(other.release),
+            build: self.build.or(other.build),
+            run: self.run.or(other.run),
+            env,
+            services: self.services.or(other.services),
+        }
+    }
+
+    /// The specification, with the defaults of the reference conf for what nobody said.
+    pub fn settle(self) -> AppSpec {
+        AppSpec {
+            listen: self.listen.unwrap_or(Listen::Auto),
+            port: self.port.unwrap_or(8000),
+            replicas: self.replicas.unwrap_or(1),
+            health: HealthCheck {
+                path: self.health.path.unwrap_or_else(|| "/".to_owned()),
+                status: self.health.status.unwrap_or((200, 399)),
+                interval: self.health.interval.unwrap_or(Duration::from_secs(1)),
+                timeout: self.health.timeout.unwrap_or(Duration::from_secs(60)),
+            },
+            drain: self.drain.unwrap_or(Duration::from_secs(30)),
+            dockerfile: self.dockerfile.unwrap_or_else(|| "Dockerfile".to_owned()),
+            release: self.release,
+            build: self.build,
+            run: self.run,
+            env: self.env,
+            services: self.services.unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conf_wins_over_the_repository_and_both_over_the_defaults() {
+        let conf = AppWish { port: Some(1), env: [("A".into(), "conf".into())].into(), ..Default::default() };
+        let repository = AppWish {
+            port: Some(2),
+            replicas: Some(3),
+            env: [("A".into(), "repo".into()), ("B".into(), "repo".into())].into(),
+            ..Default::default()
+        };
+        let spec = conf.or(repository).settle();
+        assert_eq!((spec.port, spec.replicas, spec.drain.as_secs()), (1, 3, 30));
+        assert_eq!((spec.env["A"].as_str(), spec.env["B"].as_str()), ("conf", "repo"));
+    }
+}

@@ -1,0 +1,121 @@
+//! What an organisation hosts, as conf states it after checking.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::Address;
+use super::app::AppWish;
+use super::cache::CachePolicy;
+use super::host::HostPattern;
+use super::name::{BranchName, ProjectName, Site};
+
+/// One file of `conf/projects`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Project {
+    pub name: ProjectName,
+    pub origin: Origin,
+    pub ci: Ci,
+    /// Never empty; each with at least one host.
+    pub branches: BTreeMap<BranchName, Branch>,
+    pub app: AppWish,
+    pub cache: CachePolicy,
+    /// Whether plain HTTP is sent to HTTPS; `None`: when the host has a certificate that browsers trust.
+    pub https_only: Option<bool>,
+    /// This project's own webhook secrets; where absent the machine's hold.
+    pub hook_secret: Option<Secret>,
+}
+
+/// One deployable line of a project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Branch {
+    /// The first is canonical, the others redirect to it; wildcards are served as they are.
+    pub hosts: Vec<HostPattern>,
+}
+
+/// Where a project's answers come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Built and run by Prime.
+    Repository(Repository),
+    /// Already running somewhere; only routed, cached and given certificates.
+    Upstream(Vec<Address>),
+}
+
+/// A git repository. Comes from conf alone, never from a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repository {
+    /// `https://` or `ssh://` (or `user@host:path`), as git takes it.
+    Url(String),
+    /// A directory on this machine, absolute.
+    Directory(PathBuf),
+}
+
+impl Repository {
+    /// What git is given.
+    pub fn location(&self) -> String {
+        match self {
+            Repository::Url(url) => url.clone(),
+            Repository::Directory(path) => path.display().to_string(),
+        }
+    }
+
+    /// The last two segments without `.git`, as CIs and forges name a repository: `hasadna/Open-Knesset`. A directory
+    /// has an owner's name as well: `/srv/git/hasadna/shop` is `hasadna/shop`. `None` when there are not two.
+    pub fn slug(&self) -> Option<String> {
+        let location = self.location();
+        let path = location.trim_end_matches('/').trim_end_matches(".git");
+        let path = path.split_once("://").map_or(path, |(_, rest)| rest);
+        let mut segments = path.rsplit(['/', ':']).filter(|segment| !segment.is_empty());
+        let (name, owner) = (segments.next()?, segments.next()?);
+        Some(format!("{owner}/{name}"))
+    }
+}
+
+/// Whose word that a commit is good counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ci {
+    Travis,
+    Github,
+    Gitlab,
+    Gitea,
+    Generic,
+    /// Deploy on push, whatever any CI says.
+    None,
+}
+
+/// Where a secret lies. Never inline, never in a log: only this is ever printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Secret {
+    File(PathBuf),
+    Env(String),
+}
+
+impl Project {
+    pub fn sites(&self) -> impl Iterator<Item = (Site, &Branch)> {
+        self.branches.iter().map(|(name, branch)| (Site::new(self.name.clone(), name.clone()), branch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_what_a_ci_calls_the_repository() {
+        let slug = |url: &str| Repository::Url(url.to_owned()).slug();
+        for url in [
+            "https://github.com/hasadna/Open-Knesset",
+            "https://github.com/hasadna/Open-Knesset.git",
+            "git@github.com:hasadna/Open-Knesset.git",
+            "ssh://git@github.com/hasadna/Open-Knesset/",
+        ] {
+            assert_eq!(slug(url).as_deref(), Some("hasadna/Open-Knesset"), "{url}");
+        }
+        let directory = Repository::Directory("/srv/git/hasadna/shop".into());
+        assert_eq!(directory.slug().as_deref(), Some("hasadna/shop"));
+    }
+}
