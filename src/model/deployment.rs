@@ -101,8 +101,6 @@ pub enum Cause {
     },
     /// Somebody asked at a shell.
     Person,
-    /// The branch has never run: its first release after it came into conf.
-    Hosted,
     /// An older release again; skips Fetching and Building.
     Rollback {
         release: u64,
@@ -145,6 +143,9 @@ pub struct Deployment {
     pub outcome: Option<Outcome>,
     pub accepted_at: SystemTime,
     pub ended_at: Option<SystemTime>,
+    /// How often control went away in the middle of it.
+    #[serde(default)]
+    pub interrupted: u32,
 }
 
 impl Deployment {
@@ -154,7 +155,17 @@ impl Deployment {
             Cause::Rollback { release } => Some(*release),
             _ => None,
         };
-        Self { id, cause, commit, release, stage: Stage::Queued, outcome: None, accepted_at: now, ended_at: None }
+        Self {
+            id,
+            cause,
+            commit,
+            release,
+            stage: Stage::Queued,
+            outcome: None,
+            accepted_at: now,
+            ended_at: None,
+            interrupted: 0,
+        }
     }
 
     pub fn is_over(&self) -> bool {

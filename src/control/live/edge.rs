@@ -1,0 +1,125 @@
+//! The edge as control sees it: a process that is found running or is started, and a connection to it.
+//!
+//! Called by the owner of what is live. The rule: an edge is never started while another answers on its socket, and it
+//! shares nothing with this process that would end with it (no terminal, no pipe, no process group).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::link::{self, Down, Generation, LinkError, Receiver, Sender, Up, paths};
+use crate::model::machine::Listeners;
+
+/// From its start until an edge must have said hello. It needs about 20 ms.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long a message may take to be written: an edge that does not read is broken.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    #[error("the edge process cannot be started: {0}")]
+    Spawn(io::Error),
+    #[error("the edge process ended at once ({status}); its last words are in {log}: {words}")]
+    Ended { status: String, log: PathBuf, words: String },
+    #[error("the edge process did not answer within {} s", START_TIMEOUT.as_secs())]
+    Silent,
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// A connection to an edge that said hello.
+#[derive(Debug)]
+pub struct Edge {
+    sender: Sender,
+    receiver: Receiver,
+    pub pid: u32,
+    pub version: String,
+    /// The highest generation it has seen.
+    pub generation: Generation,
+    /// What it listened on when the connection began.
+    pub listeners: Listeners,
+    /// Whether it was running before.
+    pub was_adopted: bool,
+}
+
+impl Edge {
+    /// Connects to the edge of this state directory, and starts one when none answers.
+    pub async fn connect(state_dir: &Path) -> Result<Self, EdgeError> {
+        let socket = paths::edge_socket(state_dir);
+        if let Ok(stream) = UnixStream::connect(&socket).await {
+            return Self::greet(stream, true).await;
+        }
+        let log = state_dir.join("logs/edge.log");
+        let mut child = spawn(state_dir, &log).map_err(EdgeError::Spawn)?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while Instant::now() < deadline {
+            if let Ok(stream) = UnixStream::connect(&socket).await {
+                return Self::greet(stream, false).await;
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                let words = last_words(&log);
+                return Err(EdgeError::Ended { status: status.to_string(), log, words });
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Err(EdgeError::Silent)
+    }
+
+    async fn greet(stream: UnixStream, was_adopted: bool) -> Result<Self, EdgeError> {
+        let (sender, mut receiver) = link::split(stream);
+        let hello = timeout(START_TIMEOUT, receiver.receive()).await.map_err(|_| EdgeError::Silent)??;
+        match hello.map(|message| message.message) {
+            Some(Up::Hello { version, pid, generation, listeners }) => {
+                Ok(Self { sender, receiver, pid, version, generation, listeners, was_adopted })
+            }
+            _ => Err(EdgeError::Silent),
+        }
+    }
+
+    pub async fn send(&mut self, message: &Down, descriptors: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), EdgeError> {
+        let sent = timeout(SEND_TIMEOUT, self.sender.send(message, descriptors)).await;
+        Ok(sent.map_err(|_| EdgeError::Silent)??)
+    }
+
+    /// What the edge says next; `None` when it is gone. May be dropped and asked again.
+    pub async fn receive(&mut self) -> Option<Up> {
+        match self.receiver.receive().await {
+            Ok(message) => message.map(|message| message.message),
+            Err(error) => {
+                tracing::warn!(%error, "the link to the edge is lost");
+                None
+            }
+        }
+    }
+}
+
+/// Starts an edge in a process group of its own, so that Ctrl-C in a terminal reaches control alone, which then decides.
+fn spawn(state_dir: &Path, log: &Path) -> io::Result<Child> {
+    if let Some(dir) = log.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let output = fs::OpenOptions::new().create(true).append(true).open(log)?;
+    Command::new(std::env::current_exe()?)
+        .arg("edge")
+        .arg("--state")
+        .arg(state_dir)
+        .arg("--await-sockets")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .process_group(0)
+        .spawn()
+}
+
+fn last_words(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+}

@@ -1,0 +1,443 @@
+//! What runs right now, and the only door to change it.
+//!
+//! One task owns the state, the sockets and the link to the edge, and takes changes from one queue. Each change makes a
+//! whole new section; the asker hears when the edge has answered that it holds. When the edge dies, another is started
+//! with the same sockets and told everything again; askers go on waiting, because what they asked for still holds.
+
+mod edge;
+mod plan;
+mod sockets;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::control::certs::Certificate;
+use crate::control::conf::Conf;
+use crate::link::{Down, Generation, Purge, SiteTraffic, Up};
+use crate::model::address::Address;
+use crate::model::host::HostName;
+use crate::model::machine::Listeners;
+use crate::model::name::Site;
+use crate::model::route::UpstreamId;
+use crate::model::snapshot::{Section, SectionKind};
+
+use edge::Edge;
+pub use edge::EdgeError;
+use plan::{certificates, routing, settings};
+pub use sockets::SocketError;
+use sockets::Sockets;
+
+/// Changes that may wait for the owner; an asker waits when there are more.
+const QUEUE: usize = 256;
+/// Between two attempts to get an edge again.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// What a drain may take beyond its own time before it is taken for done: an edge that was lost says nothing.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("the edge refused: {0}")]
+    Refused(String),
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
+    #[error("control is stopping")]
+    Stopping,
+}
+
+/// The release that a site's requests go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Active {
+    pub upstream: UpstreamId,
+    /// Those that answer; may be empty while they are being restarted.
+    pub replicas: Vec<Address>,
+    pub drain: Duration,
+}
+
+/// What can be seen without asking the owner.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    pub edge_pid: u32,
+    pub edge_version: String,
+    pub edge_was_adopted: bool,
+    /// With the real ports.
+    pub listeners: Listeners,
+    pub traffic: Vec<SiteTraffic>,
+}
+
+/// A handle to the owner; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Live {
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<View>,
+}
+
+/// What there is to begin with, so that an edge found running is never told less than it serves.
+#[derive(Debug)]
+pub struct Beginning {
+    pub conf: Arc<Conf>,
+    pub running: BTreeMap<Site, Active>,
+    pub certificates: Vec<Certificate>,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, LiveError>>;
+
+#[derive(Debug)]
+enum Command {
+    Conf(Arc<Conf>, Reply<()>),
+    Certificates(Vec<Certificate>, Reply<()>),
+    Activate(Site, Active, Reply<Duration>),
+    Deactivate(Site, Reply<Duration>),
+    Drained(UpstreamId, oneshot::Sender<u64>),
+    Purge(Purge, Reply<u64>),
+    StopEdge(Duration, oneshot::Sender<()>),
+}
+
+impl Live {
+    /// Binds the sockets, finds or starts the edge, and returns when it holds everything.
+    pub async fn begin(beginning: Beginning) -> Result<Self, LiveError> {
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let (show, view) = watch::channel(View::default());
+        let mut owner = Owner::new(beginning, queue, show).await?;
+        owner.say_everything().await;
+        owner.settle().await?;
+        tokio::spawn(owner.run());
+        Ok(Self { commands, view })
+    }
+
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// Makes another conf hold: sockets, limits and routes. Nothing changes when a socket cannot be bound.
+    pub async fn conf(&self, conf: Arc<Conf>) -> Result<(), LiveError> {
+        self.ask(|reply| Command::Conf(conf, reply)).await
+    }
+
+    pub async fn certificates(&self, certificates: Vec<Certificate>) -> Result<(), LiveError> {
+        self.ask(|reply| Command::Certificates(certificates, reply)).await
+    }
+
+    /// The swap: when it returns, every request that starts is answered by this release. Tells how long it took.
+    pub async fn activate(&self, site: Site, active: Active) -> Result<Duration, LiveError> {
+        self.ask(|reply| Command::Activate(site, active, reply)).await
+    }
+
+    /// The site has nothing running from now on.
+    pub async fn deactivate(&self, site: Site) -> Result<Duration, LiveError> {
+        self.ask(|reply| Command::Deactivate(site, reply)).await
+    }
+
+    /// Waits until an upstream that was replaced has no request left; tells how many were cut.
+    pub async fn drained(&self, upstream: UpstreamId, within: Duration) -> u64 {
+        let (reply, drained) = oneshot::channel();
+        if self.commands.send(Command::Drained(upstream, reply)).await.is_err() {
+            return 0;
+        }
+        timeout(within + DRAIN_GRACE, drained).await.ok().and_then(Result::ok).unwrap_or(0)
+    }
+
+    pub async fn purge(&self, purge: Purge) -> Result<u64, LiveError> {
+        self.ask(|reply| Command::Purge(purge, reply)).await
+    }
+
+    /// Ends the edge, and with it the serving.
+    pub async fn stop_edge(&self, within: Duration) {
+        let (reply, stopped) = oneshot::channel();
+        if self.commands.send(Command::StopEdge(within, reply)).await.is_ok() {
+            let _ = timeout(within + DRAIN_GRACE, stopped).await;
+        }
+    }
+
+    /// The URL of a host as people reach it now.
+    pub fn url(&self, conf: &Conf, host: &HostName) -> String {
+        plan::url(conf, &self.view.borrow().listeners, host)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LiveError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| LiveError::Stopping)?;
+        answer.await.map_err(|_| LiveError::Stopping)?
+    }
+}
+
+/// An asker who waits for a section to hold.
+#[derive(Debug)]
+struct Waiting {
+    generation: Generation,
+    kind: SectionKind,
+    since: Instant,
+    reply: Reply<Duration>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    conf: Arc<Conf>,
+    running: BTreeMap<Site, Active>,
+    certificates: Vec<Certificate>,
+    generation: Generation,
+    sockets: Sockets,
+    edge: Edge,
+    queue: mpsc::Receiver<Command>,
+    waiting: Vec<Waiting>,
+    /// Upstreams whose end somebody awaits.
+    drains: HashMap<UpstreamId, Vec<oneshot::Sender<u64>>>,
+    /// Whether the next `Draining` is the first of a connection, and so the whole truth.
+    is_new_link: bool,
+    purges: HashMap<u64, Reply<u64>>,
+    show: watch::Sender<View>,
+}
+
+impl Owner {
+    async fn new(
+        beginning: Beginning,
+        queue: mpsc::Receiver<Command>,
+        show: watch::Sender<View>,
+    ) -> Result<Self, LiveError> {
+        let Beginning { conf, running, certificates } = beginning;
+        let edge = Edge::connect(&conf.machine.state_dir).await?;
+        let mut sockets = Sockets::default();
+        sockets.adopt(&conf.machine.listeners, &edge.listeners);
+        if let Err(error) = sockets.bind(&conf.machine.listeners) {
+            if !edge.was_adopted {
+                end(edge).await;
+            }
+            return Err(error.into());
+        }
+        let generation = edge.generation;
+        let (waiting, drains, purges) = (Vec::new(), HashMap::new(), HashMap::new());
+        Ok(Self {
+            conf,
+            running,
+            certificates,
+            generation,
+            sockets,
+            edge,
+            queue,
+            waiting,
+            drains,
+            is_new_link: true,
+            purges,
+            show,
+        })
+    }
+
+    /// Waits until everything said so far holds.
+    async fn settle(&mut self) -> Result<(), LiveError> {
+        let (reply, mut holds) = oneshot::channel();
+        let generation = self.generation;
+        self.waiting.push(Waiting { generation, kind: SectionKind::Listeners, since: Instant::now(), reply });
+        loop {
+            match self.edge.receive().await {
+                Some(up) => self.hear(up),
+                None => return Err(LiveError::Edge(EdgeError::Silent)),
+            }
+            if let Ok(outcome) = holds.try_recv() {
+                return outcome.map(drop);
+            }
+        }
+    }
+
+    async fn run(mut self) {
+        loop {
+            tokio::select! {
+                command = self.queue.recv() => match command {
+                    Some(Command::StopEdge(within, reply)) => {
+                        let _ = self.edge.send(&Down::Stop { within }, &[]).await;
+                        while self.edge.receive().await.is_some() {}
+                        let _ = reply.send(());
+                        return;
+                    }
+                    Some(command) => self.obey(command).await,
+                    None => return,
+                },
+                up = self.edge.receive() => match up {
+                    Some(up) => self.hear(up),
+                    None => self.find_edge_again().await,
+                },
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Conf(conf, reply) => self.change_conf(conf, reply).await,
+            Command::Certificates(certificates, reply) => {
+                self.certificates = certificates;
+                self.say(SectionKind::Certificates, None).await;
+                // Whether a host is sent to HTTPS depends on its certificate.
+                self.say(SectionKind::Routing, Some(without_time(reply))).await;
+            }
+            Command::Activate(site, active, reply) => {
+                self.running.insert(site, active);
+                self.say(SectionKind::Routing, Some(reply)).await;
+            }
+            Command::Deactivate(site, reply) => {
+                self.running.remove(&site);
+                self.say(SectionKind::Routing, Some(reply)).await;
+            }
+            Command::Drained(upstream, reply) => self.drains.entry(upstream).or_default().push(reply),
+            Command::Purge(purge, reply) => {
+                self.generation += 1;
+                self.purges.insert(self.generation, reply);
+                self.send(&Down::Purge { token: self.generation, purge }).await;
+            }
+            Command::StopEdge(..) => {}
+        }
+    }
+
+    /// New sockets are bound before anything else changes.
+    async fn change_conf(&mut self, conf: Arc<Conf>, reply: Reply<()>) {
+        if let Err(error) = self.sockets.bind(&conf.machine.listeners) {
+            self.sockets.keep(&self.conf.machine.listeners);
+            let _ = reply.send(Err(error.into()));
+            return;
+        }
+        let old = std::mem::replace(&mut self.conf, conf);
+        if settings(&old) != settings(&self.conf) {
+            self.say(SectionKind::Settings, None).await;
+        }
+        if old.machine.listeners != self.conf.machine.listeners {
+            self.say_listeners().await;
+            self.sockets.keep(&self.conf.machine.listeners);
+        }
+        self.say(SectionKind::Routing, Some(without_time(reply))).await;
+    }
+
+    async fn say_everything(&mut self) {
+        self.say(SectionKind::Settings, None).await;
+        self.say(SectionKind::Certificates, None).await;
+        self.say(SectionKind::Routing, None).await;
+        // Last, so that no request comes before there are routes.
+        self.say_listeners().await;
+    }
+
+    async fn say(&mut self, kind: SectionKind, reply: Option<Reply<Duration>>) {
+        let since = Instant::now();
+        let section = match kind {
+            SectionKind::Settings => Section::Settings(settings(&self.conf)),
+            SectionKind::Certificates => Section::Certificates(certificates(&self.certificates)),
+            SectionKind::Routing => {
+                Section::Routing(routing(&self.conf, &self.running, &self.certificates, SystemTime::now()))
+            }
+            SectionKind::Listeners => return self.say_listeners().await,
+        };
+        self.generation += 1;
+        let generation = self.generation;
+        if let Some(reply) = reply {
+            self.waiting.push(Waiting { generation, kind, since, reply });
+        }
+        self.send(&Down::Section { generation, section }).await;
+    }
+
+    async fn say_listeners(&mut self) {
+        self.generation += 1;
+        let (listeners, descriptors) = self.sockets.section(&self.conf.machine.listeners, &self.edge.listeners);
+        let section = Section::Listeners(listeners.clone());
+        let message = Down::Section { generation: self.generation, section };
+        if let Err(error) = self.edge.send(&message, &descriptors).await {
+            tracing::warn!(%error, "the edge was not told");
+        }
+        self.edge.listeners = listeners;
+        self.show_edge();
+    }
+
+    /// A failure shows as the end of the link, which the loop then meets.
+    async fn send(&mut self, message: &Down) {
+        if let Err(error) = self.edge.send(message, &[]).await {
+            tracing::warn!(%error, "the edge was not told");
+        }
+    }
+
+    fn hear(&mut self, up: Up) {
+        match up {
+            Up::Applied { generation, kind, fault } => self.answer(generation, kind, fault),
+            Up::Draining { upstreams } if std::mem::take(&mut self.is_new_link) => {
+                self.drains.retain(|upstream, _| upstreams.contains(upstream));
+            }
+            Up::Drained { upstream, cut } => {
+                for reply in self.drains.remove(&upstream).unwrap_or_default() {
+                    let _ = reply.send(cut);
+                }
+            }
+            Up::Purged { token, removed } => {
+                if let Some(reply) = self.purges.remove(&token) {
+                    let _ = reply.send(Ok(removed));
+                }
+            }
+            Up::Traffic { sites } => self.show.send_modify(|view| view.traffic = sites),
+            Up::Draining { .. } | Up::Hello { .. } | Up::Unknown => {}
+        }
+    }
+
+    fn answer(&mut self, generation: Generation, kind: SectionKind, fault: Option<String>) {
+        if let Some(fault) = &fault {
+            tracing::error!(?kind, fault, "the edge could not take everything");
+        }
+        let is_answered = |waiting: &mut Waiting| waiting.kind == kind && waiting.generation <= generation;
+        for waiting in self.waiting.extract_if(.., is_answered) {
+            let _ = waiting.reply.send(match &fault {
+                None => Ok(waiting.since.elapsed()),
+                Some(fault) => Err(LiveError::Refused(fault.clone())),
+            });
+        }
+    }
+
+    /// The edge died or was lost. The sockets are kept here, so whoever connects meanwhile waits in their queues.
+    async fn find_edge_again(&mut self) {
+        tracing::error!(pid = self.edge.pid, "the edge is gone; another is started");
+        loop {
+            match Edge::connect(&self.conf.machine.state_dir).await {
+                Ok(edge) => {
+                    self.generation = self.generation.max(edge.generation);
+                    self.edge = edge;
+                    break;
+                }
+                Err(error) => tracing::error!(%error, "no edge"),
+            }
+            sleep(TRY_AGAIN).await;
+        }
+        self.is_new_link = true;
+        if !self.edge.was_adopted {
+            self.sockets.forget_adopted();
+        }
+        if let Err(error) = self.sockets.bind(&self.conf.machine.listeners) {
+            tracing::error!(%error, "a socket could not be bound again");
+        }
+        // Whoever asked for a purge is served: an edge that began anew has an empty cache.
+        for (_, reply) in self.purges.drain() {
+            let _ = reply.send(Ok(0));
+        }
+        self.say_everything().await;
+    }
+
+    fn show_edge(&self) {
+        self.show.send_modify(|view| {
+            view.edge_pid = self.edge.pid;
+            view.edge_version.clone_from(&self.edge.version);
+            view.edge_was_adopted = self.edge.was_adopted;
+            view.listeners = self.edge.listeners.clone();
+        });
+    }
+}
+
+/// For askers who do not care how long it took.
+fn without_time(reply: Reply<()>) -> Reply<Duration> {
+    let (with_time, answer) = oneshot::channel();
+    tokio::spawn(async move {
+        let answer = answer.await.unwrap_or(Err(LiveError::Stopping));
+        let _ = reply.send(answer.map(drop));
+    });
+    with_time
+}
+
+/// Ends an edge that was started for nothing.
+async fn end(mut edge: Edge) {
+    let _ = edge.send(&Down::Stop { within: Duration::ZERO }, &[]).await;
+    let _ = timeout(DRAIN_GRACE, async { while edge.receive().await.is_some() {} }).await;
+}

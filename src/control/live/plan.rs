@@ -1,0 +1,163 @@
+//! From what is wanted to what the edge is told: pure, so that the same state always makes the same section.
+//!
+//! Called by the owner of what is live for every change.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use super::Active;
+use crate::control::certs::Certificate;
+use crate::control::conf::Conf;
+use crate::link::paths;
+use crate::model::address::Address;
+use crate::model::cache::CachePolicy;
+use crate::model::certificate::Issuer;
+use crate::model::host::{HostName, HostPattern};
+use crate::model::machine::Listeners;
+use crate::model::name::Site;
+use crate::model::project::{Branch, Origin, Project};
+use crate::model::route::{Route, Target, UpstreamId};
+use crate::model::snapshot::{Certificates, Routing, Settings, Upstream};
+
+/// Where ACME's HTTP-01 is asked (RFC 8555 section 8.3).
+const CHALLENGES: &str = "/.well-known/acme-challenge";
+/// How long requests to a legacy upstream, or to control itself, may go on once it is gone from conf.
+const OWN_DRAIN: Duration = Duration::from_secs(30);
+
+pub fn settings(conf: &Conf) -> Settings {
+    Settings {
+        limits: conf.machine.limits,
+        cache: conf.machine.cache,
+        trusted_proxies: conf.machine.trusted_proxies.clone(),
+    }
+}
+
+pub fn certificates(certificates: &[Certificate]) -> Certificates {
+    Certificates { certificates: certificates.iter().map(|certificate| certificate.files.clone()).collect() }
+}
+
+/// The routing section. `now` decides whether a certificate holds, and so whether plain HTTP is sent to HTTPS.
+pub fn routing(
+    conf: &Conf,
+    running: &BTreeMap<Site, Active>,
+    certificates: &[Certificate],
+    now: SystemTime,
+) -> Routing {
+    let mut plan = Plan { conf, certificates, now, routing: Routing::default() };
+    plan.add_control();
+    for project in conf.projects.values() {
+        for (site, branch) in project.sites() {
+            plan.add_site(project, site, branch, running);
+        }
+    }
+    plan.routing
+}
+
+struct Plan<'a> {
+    conf: &'a Conf,
+    certificates: &'a [Certificate],
+    now: SystemTime,
+    routing: Routing,
+}
+
+impl Plan<'_> {
+    /// Control is an upstream like any other, on a Unix socket: for hooks, the dashboard and challenges.
+    fn add_control(&mut self) {
+        let machine = &self.conf.machine;
+        let socket = paths::control_socket(&machine.state_dir);
+        self.add_upstream(control_upstream(), vec![Address::Unix(socket)], OWN_DRAIN);
+        let mut hosts = vec![&machine.hooks.host];
+        hosts.extend(machine.dashboard.as_ref().filter(|host| **host != machine.hooks.host));
+        for host in hosts {
+            self.routing.routes.push(own_route(host.clone().into(), "/"));
+        }
+    }
+
+    fn add_site(&mut self, project: &Project, site: Site, branch: &Branch, running: &BTreeMap<Site, Active>) {
+        let to = match (&project.origin, running.get(&site)) {
+            (Origin::Upstream(addresses), _) => {
+                let id = legacy_upstream(&site, addresses);
+                self.add_upstream(id.clone(), addresses.clone(), OWN_DRAIN);
+                Target::Upstream(id)
+            }
+            (Origin::Repository(_), Some(active)) => {
+                self.add_upstream(active.upstream.clone(), active.replicas.clone(), active.drain);
+                Target::Upstream(active.upstream.clone())
+            }
+            (Origin::Repository(_), None) => Target::Absent,
+        };
+        let canonical = branch.hosts.first().and_then(HostPattern::exact);
+        for host in &branch.hosts {
+            let to = match (canonical, host.exact()) {
+                (Some(canonical), Some(host)) if host != canonical => Target::Redirect(canonical.clone()),
+                _ => to.clone(),
+            };
+            if self.conf.machine.acme.is_some() && host.exact().is_some() {
+                self.routing.routes.push(own_route(host.clone(), CHALLENGES));
+            }
+            self.routing.routes.push(Route {
+                host: host.clone(),
+                path: "/".to_owned(),
+                to,
+                site: Some(site.clone()),
+                https_only: self.is_https_only(project, host),
+                cache: project.cache.clone(),
+            });
+        }
+    }
+
+    fn add_upstream(&mut self, id: UpstreamId, replicas: Vec<Address>, drain: Duration) {
+        self.routing.upstreams.push(Upstream { id, replicas, drain });
+    }
+
+    fn is_https_only(&self, project: &Project, host: &HostPattern) -> bool {
+        let can = !self.conf.machine.listeners.https.is_empty();
+        can && project.https_only.unwrap_or_else(|| self.has_trusted_certificate(host))
+    }
+
+    fn has_trusted_certificate(&self, host: &HostPattern) -> bool {
+        self.certificates.iter().any(|certificate| {
+            certificate.issuer != Issuer::Local
+                && certificate.validity.holds_at(self.now)
+                && certificate.files.hosts.iter().any(|covered| covers(covered, host))
+        })
+    }
+}
+
+/// Whether a certificate's name is good for everything that `host` stands for.
+fn covers(name: &HostPattern, host: &HostPattern) -> bool {
+    name == host || host.exact().is_some_and(|host| name.matches(host))
+}
+
+fn own_route(host: HostPattern, path: &str) -> Route {
+    Route {
+        host,
+        path: path.to_owned(),
+        to: Target::Upstream(control_upstream()),
+        site: None,
+        https_only: false,
+        cache: CachePolicy { enabled: false, ..CachePolicy::default() },
+    }
+}
+
+fn control_upstream() -> UpstreamId {
+    UpstreamId("_control".to_owned())
+}
+
+/// Other addresses are another upstream: nothing may be shared with what was there before.
+fn legacy_upstream(site: &Site, addresses: &[Address]) -> UpstreamId {
+    let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
+    UpstreamId(format!("{site}@{}", addresses.join(",")))
+}
+
+/// The URL under which a site is best reached, for people and for `$OPRI_URL`.
+pub fn url(conf: &Conf, listeners: &Listeners, host: &HostName) -> String {
+    let is_plain = conf.machine.listeners.https.is_empty() || host.as_str().ends_with("localhost");
+    let (scheme, addresses, usual) = match is_plain {
+        true => ("http", &listeners.http, 80),
+        false => ("https", &listeners.https, 443),
+    };
+    let port = addresses.first().map_or(usual, |address| address.port());
+    let port = if port == usual { String::new() } else { format!(":{port}") };
+    format!("{scheme}://{}{port}", host.in_url())
+}

@@ -1,0 +1,196 @@
+//! The listening sockets: bound by control, handed to the edge, and kept here too, so that an edge that dies loses no
+//! connection that waits in a queue.
+//!
+//! Called by the owner of what is live. The rule: new sockets are bound before anything else of a conf changes, and an
+//! address that cannot be bound changes nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, listen, socket_with, sockopt};
+
+use crate::model::machine::Listeners;
+
+/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn (4096 since Linux 5.4).
+const BACKLOG: i32 = 4096;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("cannot listen on {address}: {source}{}", by(.holder))]
+    Bind {
+        address: SocketAddr,
+        source: io::Error,
+        /// Who listens there, when it can be known.
+        holder: Option<String>,
+    },
+}
+
+fn by(holder: &Option<String>) -> String {
+    holder.as_ref().map(|holder| format!(" (it is taken by {holder})")).unwrap_or_default()
+}
+
+/// What is bound, under the addresses that conf names.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    bound: BTreeMap<SocketAddr, Socket>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    /// With the port the kernel gave, where conf said 0.
+    address: SocketAddr,
+    /// `None`: the edge had it already when this control began.
+    listener: Option<OwnedFd>,
+}
+
+impl Sockets {
+    /// Takes over what a running edge says it listens on, where conf wants it.
+    pub fn adopt(&mut self, wanted: &Listeners, held: &Listeners) {
+        for (wanted, held) in [
+            (wanted.http.as_slice(), held.http.as_slice()),
+            (wanted.https.as_slice(), held.https.as_slice()),
+            (wanted.metrics.as_slice(), held.metrics.as_slice()),
+        ] {
+            let mut free: Vec<SocketAddr> = held.to_vec();
+            for address in wanted {
+                let fits = |held: &SocketAddr| held == address || (address.port() == 0 && held.ip() == address.ip());
+                if let Some(place) = free.iter().position(fits) {
+                    let held = free.swap_remove(place);
+                    self.bound.entry(*address).or_insert(Socket { address: held, listener: None });
+                }
+            }
+        }
+    }
+
+    /// Forgets the sockets that only a dead edge had.
+    pub fn forget_adopted(&mut self) {
+        self.bound.retain(|_, socket| socket.listener.is_some());
+    }
+
+    /// Binds every address of `wanted` that is not bound yet; all or none.
+    pub fn bind(&mut self, wanted: &Listeners) -> Result<(), SocketError> {
+        let mut new = Vec::new();
+        for address in all(wanted).filter(|address| !self.bound.contains_key(address)) {
+            let listener = listen_on(address).map_err(|source| {
+                let in_use = source.kind() == io::ErrorKind::AddrInUse;
+                SocketError::Bind { address, holder: in_use.then(|| holder_of(address)).flatten(), source }
+            })?;
+            let real = listener.local_addr().unwrap_or(address);
+            new.push((address, Socket { address: real, listener: Some(listener.into()) }));
+        }
+        self.bound.extend(new);
+        Ok(())
+    }
+
+    /// Closes what is no longer wanted.
+    pub fn keep(&mut self, wanted: &Listeners) {
+        self.bound.retain(|address, _| all(wanted).any(|wanted| wanted == *address));
+    }
+
+    /// The section for the edge: real addresses, and the descriptors of those that it does not hold yet, in its order.
+    pub fn section(&self, wanted: &Listeners, held: &Listeners) -> (Listeners, Vec<BorrowedFd<'_>>) {
+        let real = |address: &SocketAddr| self.bound.get(address).map_or(*address, |socket| socket.address);
+        let listeners = Listeners {
+            http: wanted.http.iter().map(real).collect(),
+            https: wanted.https.iter().map(real).collect(),
+            metrics: wanted.metrics.as_ref().map(real),
+        };
+        let is_held = |address: SocketAddr| all(held).any(|held| held == address);
+        let descriptors = all(wanted)
+            .filter_map(|address| self.bound.get(&address))
+            .filter(|socket| !is_held(socket.address))
+            .filter_map(|socket| socket.listener.as_ref().map(AsFd::as_fd))
+            .collect();
+        (listeners, descriptors)
+    }
+}
+
+/// Every address, in the order in which descriptors travel.
+fn all(listeners: &Listeners) -> impl Iterator<Item = SocketAddr> + '_ {
+    listeners.http.iter().chain(&listeners.https).chain(&listeners.metrics).copied()
+}
+
+/// Binds by hand because the standard library can neither restrict a v6 socket to v6 (so that `0.0.0.0:80` and
+/// `[::]:80` go together) nor choose the queue's length.
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket =
+        socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    // Proof that the kernel agrees, before anybody is told.
+    getsockname(&socket)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// The process that listens on `address`, from /proc: `nginx (pid 812)`. Needs the right to look into that process.
+fn holder_of(address: SocketAddr) -> Option<String> {
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listening_inode(table, address.port()))?;
+    let link = format!("socket:[{inode}]");
+    let holds = |pid: &Path| {
+        let descriptors = fs::read_dir(pid.join("fd")).ok()?;
+        let mut targets = descriptors.flatten().filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        targets.any(|target| target.as_os_str() == link.as_str()).then_some(())
+    };
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let path = process.path();
+        let pid = process.file_name().to_string_lossy().into_owned();
+        if pid.bytes().all(|b| b.is_ascii_digit()) && holds(&path).is_some() {
+            let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            return Some(format!("{} (pid {pid})", name.trim()));
+        }
+    }
+    None
+}
+
+/// The inode of the socket that listens on `port`, from a table as proc(5) describes it: local address in the second
+/// column with the port in hexadecimal, state 0A for listening in the fourth, inode in the tenth.
+fn listening_inode(table: &str, port: u16) -> Option<String> {
+    let text = fs::read_to_string(table).ok()?;
+    let suffix = format!(":{port:04X}");
+    text.lines().skip(1).find_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let listens = columns.get(1)?.ends_with(&suffix) && *columns.get(3)? == "0A";
+        listens.then(|| columns.get(9).map(|inode| (*inode).to_owned())).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(addresses: &[&str]) -> Listeners {
+        Listeners { http: addresses.iter().map(|a| a.parse().unwrap()).collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_port_in_use_names_its_holder_and_binds_nothing() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let mut sockets = Sockets::default();
+        let wanted = http(&["127.0.0.1:0", &address.to_string()]);
+        let text = sockets.bind(&wanted).unwrap_err().to_string();
+        assert!(text.contains(&address.to_string()) && text.contains(&format!("pid {}", std::process::id())), "{text}");
+        assert!(sockets.bound.is_empty());
+    }
+
+    #[test]
+    fn v4_and_v6_go_together_and_real_ports_are_told() {
+        let mut sockets = Sockets::default();
+        let wanted = http(&["0.0.0.0:0", "[::]:0"]);
+        sockets.bind(&wanted).unwrap();
+        let (listeners, descriptors) = sockets.section(&wanted, &Listeners::default());
+        assert!(listeners.http.iter().all(|address| address.port() != 0));
+        assert_eq!(descriptors.len(), 2);
+        let (_, descriptors) = sockets.section(&wanted, &listeners);
+        assert!(descriptors.is_empty(), "what the edge holds is not sent again");
+    }
+}
