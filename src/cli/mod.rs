@@ -1,7 +1,232 @@
-//! The words a person types: one file a verb.
+//! Floor 3: the words that a person types, one file a verb.
+//!
+//! The rule: what a verb prints for people goes to standard output, what went wrong to standard error, and the exit code
+//! says which: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 timed out.
 
+mod check;
+mod client;
+mod completions;
+mod demo;
+mod deploy;
+mod host;
+mod list;
+mod logs;
+mod purge;
+mod releases;
+mod reload;
+mod serve;
+mod status;
+mod table;
+mod travis;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::{Args, Parser, Subcommand};
+
+use crate::link::PurgeScope;
+use crate::model::name::{Commit, ProjectName, Site};
+use crate::report;
+
+/// Hosts all of an organisation's web projects on one machine: CI-gated deploys, a caching gateway and automatic HTTPS.
+#[derive(Debug, Parser)]
+#[command(name = "opri", version, max_term_width = 100)]
+pub struct Line {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// The conf directory [default: conf, then /etc/opri]
+    #[arg(long, global = true, value_name = "DIR")]
+    conf: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve what conf names, until Ctrl-C
+    Serve,
+    /// See the whole story on this machine: two projects, a push, a swap, and no visitor who notices
+    Demo(demo::Options),
+    /// Read conf and report everything that is wrong with it
+    Check,
+    /// Make a running Prime take conf as it is now
+    Reload,
+    /// Show what runs
+    Status,
+    /// Host a project: write its file, deploy it, and say what to tell its CI
+    Host {
+        /// The project's name: a-z, 0-9 and -
+        name: ProjectName,
+        /// https://…, ssh://… or a directory
+        repository: String,
+        /// The address it shall be known under
+        main_url: Option<String>,
+    },
+    /// List every site with its release and traffic
+    List,
+    /// Deploy a branch's head, or a commit of it, and follow it live
+    Deploy { site: Site, commit: Option<Commit> },
+    /// Bring an earlier release back without building it
+    Rollback {
+        site: Site,
+        /// As `opri releases` lists it: r7 [default: the one before]
+        #[arg(value_parser = release_number)]
+        release: Option<u64>,
+    },
+    /// List what can be brought back
+    Releases { site: Site },
+    /// Print what an app, or its build, says
+    Logs {
+        site: Site,
+        /// Go on while it says more
+        #[arg(short, long)]
+        follow: bool,
+        /// The newest build instead of the app
+        #[arg(long)]
+        build: bool,
+    },
+    /// Make stored responses of a project unreachable
+    Purge {
+        name: ProjectName,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Print the completions of a shell
+    Completions { shell: clap_complete::Shell },
+    /// The data plane; started by `serve`
+    #[command(hide = true)]
+    Edge {
+        #[arg(long)]
+        state: PathBuf,
+        #[arg(long)]
+        await_sockets: bool,
+    },
+    /// The app that `demo` deploys
+    #[command(hide = true)]
+    DemoApp,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Scope {
+    /// A whole URL, or a path with its query
+    #[arg(long)]
+    url: Option<String>,
+    /// Every path that begins so
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Everything of the project
+    #[arg(long)]
+    all: bool,
+}
+
+impl Scope {
+    fn meant(self) -> PurgeScope {
+        match (self.url, self.prefix) {
+            (Some(url), _) => PurgeScope::Url(url),
+            (_, Some(prefix)) => PurgeScope::Prefix(prefix),
+            _ => PurgeScope::All,
+        }
+    }
+}
+
+/// How a verb that did not do its work ends.
+#[derive(Debug)]
+pub enum Failure {
+    /// Already told.
+    Told(Exit),
+    Said { exit: Exit, error: String, hint: Option<String> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Failed = 1,
+    Usage = 2,
+    NotFound = 3,
+    Refused = 4,
+    TimedOut = 5,
+}
+
+impl Failure {
+    pub fn new(error: impl ToString) -> Self {
+        Failure::Said { exit: Exit::Failed, error: error.to_string(), hint: None }
+    }
+
+    pub fn hinted(error: impl ToString, hint: impl ToString) -> Self {
+        Failure::Said { exit: Exit::Failed, error: error.to_string(), hint: Some(hint.to_string()) }
+    }
+}
+
+type Done = Result<(), Failure>;
+
+/// Reads the line, does what it says, and tells how it ended.
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    let line = Line::parse();
+    match run(line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Told(exit)) => ExitCode::from(exit as u8),
+        Err(Failure::Said { exit, error, hint }) => {
+            report::print_text(&error, hint.as_deref());
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+fn run(line: Line) -> Done {
+    let Line { verb, common } = line;
+    match verb {
+        Verb::Serve => serve::run(&conf_dir(&common)?),
+        Verb::Demo(options) => demo::run(options),
+        Verb::Check => check::run(&conf_dir(&common)?, common.json),
+        Verb::Reload => reload::run(&common),
+        Verb::Status => status::run(&common),
+        Verb::Host { name, repository, main_url } => host::run(&common, &name, &repository, main_url.as_deref()),
+        Verb::List => list::run(&common),
+        Verb::Deploy { site, commit } => deploy::deploy(&common, site, commit),
+        Verb::Rollback { site, release } => deploy::rollback(&common, site, release),
+        Verb::Releases { site } => releases::run(&common, &site),
+        Verb::Logs { site, follow, build } => logs::run(&common, &site, follow, build),
+        Verb::Purge { name, scope } => purge::run(&common, name, scope.meant()),
+        Verb::Completions { shell } => completions::run(shell),
+        Verb::Edge { state, await_sockets } => serve::edge(&state, await_sockets),
+        Verb::DemoApp => demo::app(),
+    }
+}
+
+/// `--conf`, else `conf` here, else `/etc/opri`.
+fn conf_dir(common: &Common) -> Result<PathBuf, Failure> {
+    if let Some(dir) = &common.conf {
+        return Ok(dir.clone());
+    }
+    let usual = [Path::new("conf"), Path::new("/etc/opri")];
+    let found = usual.into_iter().find(|dir| dir.join("prime.toml").exists());
+    found.map(Path::to_path_buf).ok_or_else(|| Failure::Said {
+        exit: Exit::NotFound,
+        error: "no conf directory is here: neither conf/prime.toml nor /etc/opri/prime.toml exists".to_owned(),
+        hint: Some("name it with --conf DIR, or begin with `opri demo`".to_owned()),
+    })
+}
+
+/// `r7` and `7`.
+fn release_number(text: &str) -> Result<u64, String> {
+    text.strip_prefix('r').unwrap_or(text).parse().map_err(|_| format!("`{text}` is not a release like r7"))
+}
+
+/// Prints a value as JSON, for `--json`.
+fn print_json<T: serde::Serialize>(value: &T) -> Done {
+    println!("{}", serde_json::to_string_pretty(value).map_err(Failure::new)?);
+    Ok(())
+}
+
+/// A runtime for a verb that waits for one thing after another.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    runtime.block_on(future)
 }

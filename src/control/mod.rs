@@ -1,9 +1,223 @@
-//! The control plane.
+//! Floor 2, the control plane: conf, hooks, git, builds, containers, certificates, history, the command line's ears.
+//!
+//! `serve` makes every part once, top to bottom, on this screen. What it owns may crash or be upgraded: the edge goes on
+//! serving what it was told last, and the next `serve` finds store, edge and apps as they are.
 
 pub mod certs;
 pub mod conf;
+pub mod deploy;
 pub mod hooks;
 pub mod live;
+pub mod observe;
+mod reload;
 pub mod runtime;
 pub mod source;
 pub mod store;
+pub mod web;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::time::timeout;
+
+use crate::link::paths;
+use crate::report::Fault;
+use certs::{Certificate, Challenges, Keeper, Wanted};
+use conf::Conf;
+use deploy::desk::Desk;
+use deploy::history::History;
+use deploy::{DeployError, Workshop, look_around};
+use hooks::Hooks;
+use live::{Beginning, Live, LiveError};
+use observe::Observed;
+use reload::Reload;
+use runtime::{Runtime, RuntimeError};
+use source::Source;
+use store::{Store, StoreError};
+use web::admin::Office;
+use web::public::Counter;
+use web::{Rates, api};
+
+/// Changes of deployments that a slow follower may miss before it must look into the store.
+const PROGRESS: usize = 1024;
+/// Certificates for the first hosts come from the disk or from the local CA: milliseconds.
+const FIRST_CERTIFICATES: Duration = Duration::from_secs(5);
+/// How long requests may go on after Ctrl-C, and then apps.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("conf has faults")]
+    Conf(Vec<Fault>),
+    #[error("{path}: {source}")]
+    Directory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+    #[error("conf cannot be watched: {0}")]
+    Watch(#[from] conf::ConfError),
+}
+
+/// How a control ends.
+enum Ending {
+    /// Edge and apps end with it.
+    Stop,
+    /// They go on, for the next control to find.
+    Leave,
+}
+
+/// Runs control until a signal ends it. `ready` is called once everything is served.
+pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(), ServeError> {
+    let loaded = conf::load(&dir, None).map_err(ServeError::Conf)?;
+    let (conf, faults) = (Arc::new(loaded.conf), loaded.faults);
+    let state_dir = conf.machine.state_dir.clone();
+    prepare(&state_dir)?;
+
+    let store = Store::open(&state_dir).await?;
+    let observed = Observed::new()?;
+    let history = History::new(store);
+    let runtime = Runtime::choose(&conf.machine).await?;
+    let mut found = look_around(&conf, &history, &runtime).await?;
+
+    let control_socket = bind(&paths::control_socket(&state_dir))?;
+    let metrics_socket = bind(&paths::metrics_socket(&state_dir))?;
+    let admin_socket = bind(&paths::admin_socket(&state_dir))?;
+    tokio::spawn(web::serve(metrics_socket, web::metrics(observed.clone())));
+
+    let (publish, conf_seen) = watch::channel(conf.clone());
+    let challenges = Challenges::default();
+    let certificates = keep_certificates(conf_seen.clone(), challenges.clone()).await;
+
+    let first = certificates.borrow().clone();
+    let live =
+        Live::begin(Beginning { conf: conf.clone(), running: std::mem::take(&mut found.running), certificates: first })
+            .await?;
+    tokio::spawn(certify(live.clone(), certificates.clone(), observed.clone()));
+
+    let workshop = Arc::new(Workshop {
+        history,
+        source: Source::new(&state_dir),
+        runtime,
+        live: live.clone(),
+        observed: observed.clone(),
+        conf: conf_seen,
+        state_dir,
+        builds: Semaphore::new(conf.machine.build.parallel),
+        progress: broadcast::channel(PROGRESS).0,
+    });
+    found.take_up(&workshop);
+    let desk = Desk::open(workshop.clone(), std::mem::take(&mut found.unfinished));
+    observed.reloaded(faults.is_empty());
+    let reload = Reload::begin(dir.clone(), faults, publish, workshop.clone());
+    let rates = Rates::default();
+    tokio::spawn(rates.clone().sample(live.clone()));
+
+    let office = Arc::new(Office { workshop: workshop.clone(), desk, reload: reload.clone(), rates, certificates });
+    let counter = Counter::new(office.clone(), Hooks::new(), challenges);
+    tokio::spawn(web::serve(control_socket, web::public::router(counter)));
+    tokio::spawn(web::serve(admin_socket, web::admin::router(office.clone())));
+
+    ready(&web::admin::status_of(&office).await);
+    match until_ended(&dir, &reload).await? {
+        Ending::Stop => stop(&workshop).await,
+        Ending::Leave => tracing::info!("control leaves; edge and apps go on"),
+    }
+    Ok(())
+}
+
+/// The state directory and what is always in it, for this user alone.
+fn prepare(state_dir: &Path) -> Result<(), ServeError> {
+    for dir in [state_dir.to_owned(), state_dir.join("run"), state_dir.join("logs")] {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|source| ServeError::Directory { path: dir, source })?;
+    }
+    Ok(())
+}
+
+fn bind(path: &Path) -> Result<tokio::net::UnixListener, ServeError> {
+    web::bind(path).map_err(|source| ServeError::Directory { path: path.to_owned(), source })
+}
+
+/// Starts the keeper of certificates and waits for what it has at once.
+async fn keep_certificates(
+    mut conf: watch::Receiver<Arc<Conf>>,
+    challenges: Challenges,
+) -> watch::Receiver<Vec<Certificate>> {
+    let wanted = |conf: &Conf| Wanted {
+        certs_dir: conf.machine.certs_dir.clone(),
+        hosts: conf.hosts(),
+        acme: conf.machine.acme.clone(),
+    };
+    let (want, wants) = watch::channel(wanted(&conf.borrow()));
+    let (out, mut certificates) = watch::channel(Vec::new());
+    tokio::spawn(Keeper::run(wants, challenges, out));
+    tokio::spawn(async move {
+        while conf.changed().await.is_ok() {
+            let now = wanted(&conf.borrow_and_update());
+            want.send_if_modified(|before| {
+                let is_new = *before != now;
+                *before = now.clone();
+                is_new
+            });
+        }
+    });
+    if timeout(FIRST_CERTIFICATES, certificates.changed()).await.is_err() {
+        tracing::warn!("no certificate is ready yet");
+    }
+    certificates
+}
+
+/// Hands new certificates to the edge as they come.
+async fn certify(live: Live, mut certificates: watch::Receiver<Vec<Certificate>>, observed: Observed) {
+    loop {
+        let now = certificates.borrow_and_update().clone();
+        observed.certified(&now);
+        if let Err(error) = live.certificates(now).await {
+            tracing::error!(%error, "the edge did not take every certificate");
+        }
+        if certificates.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reloads conf for SIGHUP and for changed files until a signal ends control.
+async fn until_ended(dir: &Path, reload: &Reload) -> Result<Ending, ServeError> {
+    let on = |kind| signal(kind).map_err(ServeError::Signals);
+    let (mut hangup, mut interrupt) = (on(SignalKind::hangup())?, on(SignalKind::interrupt())?);
+    let (mut terminate, mut leave) = (on(SignalKind::terminate())?, on(SignalKind::user_defined2())?);
+    let mut files = conf::watch(dir.to_owned())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => drop(reload.now().await),
+            Ok(()) = files.changed() => drop(reload.now().await),
+            _ = interrupt.recv() => return Ok(Ending::Stop),
+            _ = terminate.recv() => return Ok(Ending::Stop),
+            _ = leave.recv() => return Ok(Ending::Leave),
+        }
+    }
+}
+
+/// First no more requests, then no more apps.
+async fn stop(workshop: &Workshop) {
+    tracing::info!("stopping");
+    workshop.live.stop_edge(STOP_WITHIN).await;
+    if let Err(error) = workshop.runtime.stop_everything(STOP_WITHIN).await {
+        tracing::error!(%error, "not every app could be stopped");
+    }
+}

@@ -92,6 +92,7 @@ enum Command {
     Conf(Arc<Conf>, Reply<()>),
     Certificates(Vec<Certificate>, Reply<()>),
     Activate(Site, Active, Reply<Duration>),
+    Replace(Site, Active, Reply<()>),
     Deactivate(Site, Reply<Duration>),
     Drained(UpstreamId, oneshot::Sender<u64>),
     Purge(Purge, Reply<u64>),
@@ -126,6 +127,11 @@ impl Live {
     /// The swap: when it returns, every request that starts is answered by this release. Tells how long it took.
     pub async fn activate(&self, site: Site, active: Active) -> Result<Duration, LiveError> {
         self.ask(|reply| Command::Activate(site, active, reply)).await
+    }
+
+    /// Other addresses for the release that the site has; nothing happens when it has another by now.
+    pub async fn replace(&self, site: Site, active: Active) -> Result<(), LiveError> {
+        self.ask(|reply| Command::Replace(site, active, reply)).await
     }
 
     /// The site has nothing running from now on.
@@ -185,10 +191,10 @@ struct Owner {
     edge: Edge,
     queue: mpsc::Receiver<Command>,
     waiting: Vec<Waiting>,
-    /// Upstreams whose end somebody awaits.
+    /// What drains now, as the edge said last. It says so before it says that the routes hold that began it.
+    draining: Vec<UpstreamId>,
+    /// Who awaits the end of one of them.
     drains: HashMap<UpstreamId, Vec<oneshot::Sender<u64>>>,
-    /// Whether the next `Draining` is the first of a connection, and so the whole truth.
-    is_new_link: bool,
     purges: HashMap<u64, Reply<u64>>,
     show: watch::Sender<View>,
 }
@@ -220,8 +226,8 @@ impl Owner {
             edge,
             queue,
             waiting,
+            draining: Vec::new(),
             drains,
-            is_new_link: true,
             purges,
             show,
         })
@@ -277,11 +283,21 @@ impl Owner {
                 self.running.insert(site, active);
                 self.say(SectionKind::Routing, Some(reply)).await;
             }
+            Command::Replace(site, active, reply) => match self.running.get_mut(&site) {
+                Some(running) if running.upstream == active.upstream => {
+                    *running = active;
+                    self.say(SectionKind::Routing, Some(without_time(reply))).await;
+                }
+                _ => drop(reply.send(Ok(()))),
+            },
             Command::Deactivate(site, reply) => {
                 self.running.remove(&site);
                 self.say(SectionKind::Routing, Some(reply)).await;
             }
-            Command::Drained(upstream, reply) => self.drains.entry(upstream).or_default().push(reply),
+            Command::Drained(upstream, reply) if self.draining.contains(&upstream) => {
+                self.drains.entry(upstream).or_default().push(reply);
+            }
+            Command::Drained(_, reply) => drop(reply.send(0)),
             Command::Purge(purge, reply) => {
                 self.generation += 1;
                 self.purges.insert(self.generation, reply);
@@ -357,9 +373,7 @@ impl Owner {
     fn hear(&mut self, up: Up) {
         match up {
             Up::Applied { generation, kind, fault } => self.answer(generation, kind, fault),
-            Up::Draining { upstreams } if std::mem::take(&mut self.is_new_link) => {
-                self.drains.retain(|upstream, _| upstreams.contains(upstream));
-            }
+            Up::Draining { upstreams } => self.draining = upstreams,
             Up::Drained { upstream, cut } => {
                 for reply in self.drains.remove(&upstream).unwrap_or_default() {
                     let _ = reply.send(cut);
@@ -371,7 +385,7 @@ impl Owner {
                 }
             }
             Up::Traffic { sites } => self.show.send_modify(|view| view.traffic = sites),
-            Up::Draining { .. } | Up::Hello { .. } | Up::Unknown => {}
+            Up::Hello { .. } | Up::Unknown => {}
         }
     }
 
@@ -402,7 +416,9 @@ impl Owner {
             }
             sleep(TRY_AGAIN).await;
         }
-        self.is_new_link = true;
+        // An edge that began anew drains nothing.
+        self.drains.clear();
+        self.draining.clear();
         if !self.edge.was_adopted {
             self.sockets.forget_adopted();
         }

@@ -18,15 +18,23 @@ const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
 pub struct Embedded {
     path: PathBuf,
     database: Mutex<Option<Database>>,
+    /// Held by whoever changes something, over reading and writing.
+    writing: Mutex<()>,
 }
 
 impl Embedded {
     pub fn new(path: PathBuf) -> Self {
-        Self { path, database: Mutex::new(None) }
+        Self { path, database: Mutex::new(None), writing: Mutex::new(()) }
     }
 
     pub fn open(&self) -> Result<(), StoreError> {
         self.with(|_| Ok(()))
+    }
+
+    /// One writer at a time; readers are not kept waiting.
+    pub fn exclusively<T>(&self, work: impl FnOnce(&Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        work(self)
     }
 
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {

@@ -82,7 +82,35 @@ impl Store {
         if let Some(malformed) = batch.malformed {
             return Err(malformed);
         }
-        self.run(move |embedded| embedded.write(&batch.changes)).await
+        self.run(move |embedded| embedded.exclusively(|embedded| embedded.write(&batch.changes))).await
+    }
+
+    /// Changes one value in one step: nobody else's change comes between. `change` sees what is there and says what
+    /// shall be, `None` for nothing; tells what it said.
+    pub async fn update<T>(
+        &self,
+        key: impl Into<String>,
+        change: impl FnOnce(Option<T>) -> Option<T> + Send + 'static,
+    ) -> Result<Option<T>, StoreError>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+    {
+        let key = key.into();
+        self.run(move |embedded| {
+            embedded.exclusively(|embedded| {
+                let before = embedded.get(&key)?.map(|bytes| parse(key.clone(), &bytes)).transpose()?;
+                let after = change(before);
+                let batch = match &after {
+                    Some(value) => Batch::default().put(key, value),
+                    None => Batch::default().delete(key),
+                };
+                match batch.malformed {
+                    Some(malformed) => Err(malformed),
+                    None => embedded.write(&batch.changes).map(|()| after),
+                }
+            })
+        })
+        .await
     }
 
     /// The disk is waited for elsewhere than on the runtime's threads.
@@ -115,6 +143,20 @@ mod tests {
         assert_eq!(store.list::<u32>("a/").await.unwrap(), [1, 2]);
         assert_eq!(store.get::<u32>("b").await.unwrap(), None);
         assert!(store.get::<String>("a/1").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn updates_do_not_lose_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let counting = (0..20).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.update("n", |n: Option<u32>| Some(n.unwrap_or(0) + 1)).await.unwrap() })
+        });
+        for task in counting.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        assert_eq!(store.get::<u32>("n").await.unwrap(), Some(20));
     }
 
     #[tokio::test]

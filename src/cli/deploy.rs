@@ -1,0 +1,89 @@
+//! `opri deploy` and `opri rollback`: the same pipeline as a hook, followed live.
+
+use std::time::Instant;
+
+use super::client::{Client, piece, quoted};
+use super::{Common, Done, Exit, Failure, block_on};
+use crate::control::web::api::{DeployOrder, Followed, Ordered, RollbackOrder};
+use crate::model::deployment::{Deployment, DeploymentId, Outcome, Stage};
+use crate::model::name::{Commit, Site};
+use crate::report;
+
+pub fn deploy(common: &Common, site: Site, commit: Option<Commit>) -> Done {
+    let client = Client::new(common)?;
+    block_on(async {
+        let ordered: Ordered = client.post("/v1/deploy", &DeployOrder { site, commit }).await?;
+        follow(&client, &ordered.deployment, common.json).await
+    })
+}
+
+pub fn rollback(common: &Common, site: Site, release: Option<u64>) -> Done {
+    let client = Client::new(common)?;
+    block_on(async {
+        let ordered: Ordered = client.post("/v1/rollback", &RollbackOrder { site, release }).await?;
+        follow(&client, &ordered.deployment, common.json).await
+    })
+}
+
+/// Prints a line a stage and the build's output, until the deployment serves or has ended.
+pub async fn follow(client: &Client, id: &DeploymentId, json: bool) -> Done {
+    let mut body = client.open(&format!("/v1/follow?deployment={}", quoted(id))).await?;
+    let mut telling = Telling { json, since: Instant::now(), ending: None };
+    let mut rest = Vec::new();
+    while let Some(bytes) = piece(&mut body).await? {
+        rest.extend_from_slice(&bytes);
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            telling.tell(&line)?;
+        }
+    }
+    telling.ending.unwrap_or_else(|| Err(Failure::new("control ended before the deployment did")))
+}
+
+struct Telling {
+    json: bool,
+    since: Instant,
+    ending: Option<Done>,
+}
+
+impl Telling {
+    fn tell(&mut self, line: &[u8]) -> Done {
+        let followed: Followed = serde_json::from_slice(line).map_err(Failure::new)?;
+        if self.json {
+            print!("{}", String::from_utf8_lossy(line));
+        }
+        match followed {
+            Followed::Log(text) if !self.json => println!("    {}", report::clean(&text)),
+            Followed::Log(_) => {}
+            Followed::Stage(deployment) => self.stage(&deployment),
+        }
+        Ok(())
+    }
+
+    fn stage(&mut self, deployment: &Deployment) {
+        let release = deployment.release.map_or_else(String::new, |release| format!("r{release}"));
+        let serves = deployment.stage >= Stage::Draining;
+        let words = match &deployment.outcome {
+            Some(Outcome::Failed { at, reason }) => {
+                let error = format!("{} failed while {at}: {reason}", deployment.id);
+                let hint = Some(format!("what served before still does; `opri logs --build {}`", deployment.id.site));
+                self.ending = Some(Err(Failure::Said { exit: Exit::Failed, error, hint }));
+                return;
+            }
+            Some(Outcome::Superseded { by }) => {
+                let error = format!("{} gave way to the newer #{by}", deployment.id);
+                self.ending = Some(Err(Failure::Said { exit: Exit::Refused, error, hint: None }));
+                return;
+            }
+            Some(Outcome::Live { .. }) | None if serves => {
+                self.ending = Some(Ok(()));
+                format!("{release} serves")
+            }
+            _ => deployment.stage.to_string(),
+        };
+        if !self.json {
+            let commit = deployment.commit.as_ref().map_or("", |commit| commit.short());
+            println!("{:>7.2}s  {}  {words} {commit}", self.since.elapsed().as_secs_f32(), deployment.id);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `opri serve`, and the edge that it starts.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use tracing_subscriber::EnvFilter;
+
+use super::{Done, Exit, Failure};
+use crate::control::web::api::{Status, shown};
+use crate::control::{self, ServeError};
+use crate::{edge, report};
+
+pub fn run(dir: &Path) -> Done {
+    log_to_stderr();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
+    runtime.block_on(control::serve(dir.to_owned(), announce)).map_err(|error| match error {
+        ServeError::Conf(faults) => {
+            report::print_faults(&faults);
+            Failure::Told(Exit::Failed)
+        }
+        error => Failure::new(report::with_causes(&error)),
+    })
+}
+
+/// The data plane, as a process of its own.
+pub fn edge(state_dir: &Path, await_sockets: bool) -> Done {
+    log_to_stderr();
+    edge::main_loop(state_dir, await_sockets).map_err(|error| Failure::new(report::with_causes(&error)))
+}
+
+/// What a person wants to know once everything is served.
+fn announce(status: &Status) {
+    report::print_faults(&status.faults);
+    println!("opri {} serves {} projects", status.version, status.projects);
+    for (name, addresses) in [
+        ("http", shown(&status.listeners.http)),
+        ("https", shown(&status.listeners.https)),
+        ("metrics", shown(status.listeners.metrics.as_slice())),
+        ("runtime", status.runtime.clone()),
+        ("webhooks", status.hooks.clone()),
+        ("dashboard", status.dashboard.clone().unwrap_or_default()),
+    ] {
+        if !addresses.is_empty() {
+            println!("  {name:9} {addresses}");
+        }
+    }
+    if status.edge.was_adopted {
+        println!("  the edge (pid {}) was running and goes on", status.edge.pid);
+    }
+}
+
+/// `OPRI_LOG` chooses what is said, as in `OPRI_LOG=debug`; pingora's own words only when something is wrong.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("OPRI_LOG").unwrap_or_else(|_| EnvFilter::new("info,pingora=error"));
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
+}

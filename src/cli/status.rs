@@ -1,0 +1,27 @@
+//! `opri status`: what runs, on one screen.
+
+use super::client::Client;
+use super::{Common, Done, block_on, print_json};
+use crate::control::web::api::{Status, shown};
+use crate::report;
+
+pub fn run(common: &Common) -> Done {
+    let client = Client::new(common)?;
+    let status: Status = block_on(client.get("/v1/status"))?;
+    if common.json {
+        return print_json(&status);
+    }
+    println!("opri {} (pid {}) with edge {} (pid {})", status.version, status.pid, status.edge.version, status.edge.pid);
+    println!("projects   {} ({} sites serve)", status.projects, status.sites_serving);
+    println!("http       {}", shown(&status.listeners.http));
+    println!("https      {}", shown(&status.listeners.https));
+    println!("metrics    {}", shown(status.listeners.metrics.as_slice()));
+    println!("runtime    {}", status.runtime);
+    println!("webhooks   {}", status.hooks);
+    if let Some(dashboard) = &status.dashboard {
+        println!("dashboard  {dashboard}");
+    }
+    println!("state      {}", status.state_dir.display());
+    report::print_faults(&status.faults);
+    Ok(())
+}

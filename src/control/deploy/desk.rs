@@ -1,0 +1,232 @@
+//! The desk: takes pushes and orders, one at a time, and lets one deployment a site run while the newest waits.
+//!
+//! Called by the hooks' endpoint and the admin API; one task owns it. The rule: whatever was answered with a deployment's
+//! id is in the store, and of what waits for a site only the newest is ever begun.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{DeployError, Workshop, pipeline};
+use crate::model::deployment::{Cause, Deployment, DeploymentId, Outcome};
+use crate::model::name::{Commit, Site};
+use crate::model::project::Origin;
+use crate::model::push::Push;
+
+/// Orders that may wait; an asker waits when there are more.
+const QUEUE: usize = 1024;
+
+/// What became of a push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    Deployment(DeploymentId),
+    /// Honest, but nothing follows from it, and why.
+    Ignored(String),
+}
+
+/// A handle to the desk; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    orders: mpsc::Sender<Order>,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, DeployError>>;
+
+#[derive(Debug)]
+enum Order {
+    Push(Push, Reply<Accepted>),
+    Person(Site, Cause, Option<Commit>, Reply<DeploymentId>),
+    Ended(Site),
+}
+
+impl Desk {
+    /// Opens with what an earlier control left unfinished.
+    pub fn open(workshop: Arc<Workshop>, unfinished: Vec<Deployment>) -> Self {
+        let (orders, queue) = mpsc::channel(QUEUE);
+        let clerk = Clerk { workshop, orders: orders.clone(), sites: BTreeMap::new() };
+        tokio::spawn(clerk.run(queue, unfinished));
+        Self { orders }
+    }
+
+    /// Takes a push whose signature held. When it returns a deployment, that is stored.
+    pub async fn push(&self, push: Push) -> Result<Accepted, DeployError> {
+        self.ask(|reply| Order::Push(push, reply)).await
+    }
+
+    /// Takes an order of a person: this commit or the branch's head, or an older release again.
+    pub async fn order(&self, site: Site, cause: Cause, commit: Option<Commit>) -> Result<DeploymentId, DeployError> {
+        self.ask(|reply| Order::Person(site, cause, commit, reply)).await
+    }
+
+    async fn ask<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, DeployError> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(order(reply)).await.map_err(|_| DeployError::Stopping)?;
+        answer.await.map_err(|_| DeployError::Stopping)?
+    }
+}
+
+/// What goes on at one site.
+#[derive(Debug)]
+struct Line {
+    running: Option<Deployment>,
+    waiting: Option<Deployment>,
+    /// Tells the running one of a newer.
+    newest: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Clerk {
+    workshop: Arc<Workshop>,
+    orders: mpsc::Sender<Order>,
+    sites: BTreeMap<Site, Line>,
+}
+
+impl Clerk {
+    async fn run(mut self, mut queue: mpsc::Receiver<Order>, unfinished: Vec<Deployment>) {
+        for deployment in unfinished {
+            self.resume(deployment).await;
+        }
+        while let Some(order) = queue.recv().await {
+            match order {
+                Order::Push(push, reply) => {
+                    let _ = reply.send(self.take_push(push).await);
+                }
+                Order::Person(site, cause, commit, reply) => {
+                    let _ = reply.send(self.take(site, cause, commit, None).await);
+                }
+                Order::Ended(site) => {
+                    if let Some(line) = self.sites.get_mut(&site) {
+                        line.running = None;
+                    }
+                    self.begin_next(&site);
+                }
+            }
+        }
+    }
+
+    /// The accept rules that need memory: not seen before, from the repository it always was, and newer.
+    async fn take_push(&mut self, push: Push) -> Result<Accepted, DeployError> {
+        let history = &self.workshop.history;
+        if let Some(seen) = history.delivery(&push).await? {
+            return Ok(Accepted::Ignored(format!("this delivery was accepted before, as {}", seen.deployment)));
+        }
+        let pinned = history.pinned(&push.project, push.provider).await?;
+        if let (Some(pinned), Some(id)) = (pinned, push.repository_id)
+            && pinned != id
+        {
+            tracing::error!(project = %push.project, pinned, id, "a push came from another repository of the same name");
+            return Ok(Accepted::Ignored(format!("the repository's id is {id}, and was {pinned} before")));
+        }
+        let numbers = history.numbers(&push.site()).await?;
+        if let (Some(last), Some(number)) = (numbers.last_build, push.number)
+            && number < last
+        {
+            return Ok(Accepted::Ignored(format!("build {number} is older than build {last}, which was accepted before")));
+        }
+        if let Some(reason) = self.is_known_commit(&push).await? {
+            return Ok(Accepted::Ignored(reason));
+        }
+        let cause = Cause::Hook { provider: push.provider, delivery: push.delivery.clone() };
+        let id = self.take(push.site(), cause, Some(push.commit.clone()), Some(&push)).await?;
+        Ok(Accepted::Deployment(id))
+    }
+
+    /// Whether the commit serves already, or is what will serve next.
+    async fn is_known_commit(&self, push: &Push) -> Result<Option<String>, DeployError> {
+        let site = push.site();
+        let line = self.sites.get(&site);
+        if let Some(next) = line.and_then(|line| line.waiting.as_ref().or(line.running.as_ref())) {
+            let is_same = next.commit.as_ref() == Some(&push.commit);
+            return Ok(is_same.then(|| format!("this commit is being deployed as {}", next.id)));
+        }
+        let Some(active) = self.workshop.history.active(&site).await? else { return Ok(None) };
+        let release = self.workshop.history.release(&site, active.release).await?;
+        let serves = release.is_some_and(|release| release.commit == push.commit);
+        Ok(serves.then(|| format!("this commit serves already, as r{}", active.release)))
+    }
+
+    async fn take(
+        &mut self,
+        site: Site,
+        cause: Cause,
+        commit: Option<Commit>,
+        push: Option<&Push>,
+    ) -> Result<DeploymentId, DeployError> {
+        self.check_site(&site)?;
+        if let Cause::Rollback { release } = cause {
+            let known = self.workshop.history.release(&site, release).await?;
+            known.ok_or_else(|| DeployError::NoRelease(site.clone(), release))?;
+        }
+        let mut numbers = self.workshop.history.numbers(&site).await?;
+        numbers.last_deployment += 1;
+        if let Some(number) = push.and_then(|push| push.number) {
+            numbers.last_build = Some(number);
+        }
+        let id = DeploymentId { site: site.clone(), number: numbers.last_deployment };
+        let deployment = Deployment::queued(id.clone(), cause, commit, SystemTime::now());
+        let replaced = self.sites.get(&site).and_then(|line| line.waiting.clone()).map(|mut waiting| {
+            waiting.outcome = Some(Outcome::Superseded { by: id.number });
+            waiting.ended_at = Some(SystemTime::now());
+            waiting
+        });
+        self.workshop.history.admit(&deployment, &numbers, push, replaced.as_ref()).await?;
+        if let Some(replaced) = replaced {
+            self.workshop.observed.ended(&replaced);
+            let _ = self.workshop.progress.send(replaced);
+        }
+        let _ = self.workshop.progress.send(deployment.clone());
+        let line = self.line(&site);
+        line.newest.send_replace(id.number);
+        line.waiting = Some(deployment);
+        self.begin_next(&site);
+        Ok(id)
+    }
+
+    fn check_site(&self, site: &Site) -> Result<(), DeployError> {
+        let conf = self.workshop.conf();
+        let project = conf.projects.get(&site.project).filter(|project| project.branches.contains_key(&site.branch));
+        match project.map(|project| &project.origin) {
+            Some(Origin::Repository(_)) => Ok(()),
+            Some(Origin::Upstream(_)) => Err(DeployError::NotOurs(site.clone())),
+            None => Err(DeployError::UnknownSite(site.clone())),
+        }
+    }
+
+    /// A deployment that an earlier control left: the newest of its site is begun again, the others are superseded.
+    async fn resume(&mut self, deployment: Deployment) {
+        let site = deployment.id.site.clone();
+        let number = deployment.id.number;
+        let line = self.line(&site);
+        line.newest.send_replace(number);
+        if let Some(mut older) = line.waiting.replace(deployment) {
+            older.outcome = Some(Outcome::Superseded { by: number });
+            older.ended_at = Some(SystemTime::now());
+            if let Err(error) = self.workshop.history.save(&older).await {
+                tracing::error!(%error, deployment = %older.id, "could not be stored");
+            }
+        }
+        self.begin_next(&site);
+    }
+
+    fn line(&mut self, site: &Site) -> &mut Line {
+        let empty = || Line { running: None, waiting: None, newest: watch::Sender::new(0) };
+        self.sites.entry(site.clone()).or_insert_with(empty)
+    }
+
+    fn begin_next(&mut self, site: &Site) {
+        let (workshop, orders) = (self.workshop.clone(), self.orders.clone());
+        let line = self.line(site);
+        if line.running.is_some() {
+            return;
+        }
+        let Some(deployment) = line.waiting.take() else { return };
+        line.running = Some(deployment.clone());
+        let (newest, site) = (line.newest.subscribe(), site.clone());
+        tokio::spawn(async move {
+            pipeline::run(workshop, deployment, newest).await;
+            let _ = orders.send(Order::Ended(site)).await;
+        });
+    }
+}

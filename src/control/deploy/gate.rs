@@ -1,0 +1,99 @@
+//! The gate: a replica is asked over the very socket that the edge will use, until it answers as it should.
+//!
+//! Called by the pipeline before a swap, and by the supervisor after a restart. An app that ends while it is waited for
+//! fails at once; one that answers wrongly fails when its time is over, with what it answered last.
+
+use std::future::Future;
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::model::address::Address;
+use crate::model::app::HealthCheck;
+
+/// While nothing listens yet the gate looks often: most apps are up within a second.
+const EAGER: Duration = Duration::from_millis(20);
+/// One asking takes no longer than this, and no longer than what is left.
+const ASKING: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    #[error("the app ended before it was ready: {0}")]
+    Ended(String),
+    #[error("the app was not ready within {} s: {last}", .timeout.as_secs_f32())]
+    NotReady { timeout: Duration, last: String },
+}
+
+/// Waits until one of `candidates` answers the health check; tells which. `ended` resolves when the replica is gone.
+pub async fn pass(
+    candidates: &[Address],
+    check: &HealthCheck,
+    host: &str,
+    ended: impl Future<Output = String>,
+) -> Result<Address, GateError> {
+    tokio::select! {
+        how = ended => Err(GateError::Ended(how)),
+        answer = ask_until_ready(candidates, check, host) => answer,
+    }
+}
+
+async fn ask_until_ready(candidates: &[Address], check: &HealthCheck, host: &str) -> Result<Address, GateError> {
+    let deadline = Instant::now() + check.timeout;
+    let mut pause = EAGER.min(check.interval);
+    let mut last = "nothing was listening".to_owned();
+    loop {
+        for address in candidates {
+            let left = deadline.saturating_duration_since(Instant::now()).min(ASKING);
+            match timeout(left, ask(address, check, host)).await {
+                Ok(Ok(status)) if check.accepts(status) => return Ok(address.clone()),
+                Ok(Ok(status)) => last = format!("GET {} answered {status}", check.path),
+                Ok(Err(Asking::NotListening)) => {}
+                Ok(Err(Asking::Broken(reason))) => last = format!("GET {} got no answer: {reason}", check.path),
+                Err(_) => last = format!("GET {} was not answered in time", check.path),
+            }
+        }
+        if Instant::now() + pause >= deadline {
+            return Err(GateError::NotReady { timeout: check.timeout, last });
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(check.interval);
+    }
+}
+
+enum Asking {
+    NotListening,
+    Broken(String),
+}
+
+async fn ask(address: &Address, check: &HealthCheck, host: &str) -> Result<u16, Asking> {
+    let closed = |_| Asking::NotListening;
+    match address {
+        Address::Unix(path) => exchange(UnixStream::connect(path).await.map_err(closed)?, check, host).await,
+        Address::Tcp(address) => exchange(TcpStream::connect(address).await.map_err(closed)?, check, host).await,
+    }
+}
+
+async fn exchange<S>(stream: S, check: &HealthCheck, host: &str) -> Result<u16, Asking>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |error: hyper::Error| Asking::Broken(error.to_string());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let request = http::Request::get(&check.path)
+        .header("host", host)
+        .header("user-agent", "opri-health")
+        .header("x-forwarded-proto", "https")
+        .header("connection", "close")
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(|error| Asking::Broken(error.to_string()))?;
+    let asking = sender.send_request(request);
+    tokio::select! {
+        biased;
+        answer = asking => answer.map(|answer| answer.status().as_u16()).map_err(broken),
+        Err(error) = connection => Err(broken(error)),
+    }
+}

@@ -1,0 +1,207 @@
+//! What has been deployed: the deployments, releases and active replicas of every site, as they lie in the store.
+//!
+//! Called by the desk and the pipeline. The rule: every transition is one batch that is on disk before its effects begin.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::runtime::Replica;
+use crate::control::store::{Batch, Store, StoreError};
+use crate::model::address::Address;
+use crate::model::deployment::{Deployment, DeploymentId};
+use crate::model::name::{ProjectName, Site};
+use crate::model::push::{Provider, Push};
+use crate::model::release::Release;
+
+/// What the desk counts for a site; nobody else writes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Numbers {
+    pub last_deployment: u64,
+    /// The build number of the newest push that was accepted.
+    pub last_build: Option<u64>,
+}
+
+/// The release that serves, with its replicas.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveRecord {
+    pub release: u64,
+    pub since: SystemTime,
+    pub replicas: Vec<Placed>,
+}
+
+/// A replica and the address at which it passed the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    pub replica: Replica,
+    pub address: Address,
+}
+
+/// A delivery that was accepted before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    pub deployment: DeploymentId,
+    pub accepted_at: SystemTime,
+}
+
+/// Typed access to the store; clones are the same history.
+#[derive(Debug, Clone)]
+pub struct History {
+    store: Store,
+}
+
+impl History {
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    pub async fn numbers(&self, site: &Site) -> Result<Numbers, StoreError> {
+        Ok(self.store.get(numbers_key(site)).await?.unwrap_or_default())
+    }
+
+    /// The number of a new release of this site; never given twice.
+    pub async fn next_release(&self, site: &Site) -> Result<u64, StoreError> {
+        let next = |last: Option<u64>| Some(last.unwrap_or(0) + 1);
+        Ok(self.store.update(format!("last-release/{}", path(site)), next).await?.unwrap_or(1))
+    }
+
+    /// What serves the site.
+    pub async fn active(&self, site: &Site) -> Result<Option<ActiveRecord>, StoreError> {
+        self.store.get(active_key(site)).await
+    }
+
+    /// Puts a restarted replica in the place of the one that ended; `None` when that one serves no more, and then
+    /// nothing is changed.
+    pub async fn replace_replica(
+        &self,
+        site: &Site,
+        ended: &Replica,
+        with: Placed,
+    ) -> Result<Option<ActiveRecord>, StoreError> {
+        let (ended, new) = (ended.id.clone(), with.replica.id.clone());
+        let change = move |active: Option<ActiveRecord>| {
+            let mut active = active?;
+            if let Some(place) = active.replicas.iter_mut().find(|placed| placed.replica.id == ended) {
+                *place = with;
+            }
+            Some(active)
+        };
+        let active = self.store.update(active_key(site), change).await?;
+        Ok(active.filter(|active| active.replicas.iter().any(|placed| placed.replica.id == new)))
+    }
+
+    pub async fn deployment(&self, id: &DeploymentId) -> Result<Option<Deployment>, StoreError> {
+        self.store.get(deployment_key(id)).await
+    }
+
+    /// Oldest first.
+    pub async fn deployments(&self, site: &Site) -> Result<Vec<Deployment>, StoreError> {
+        self.store.list(format!("deployment/{}/", path(site))).await
+    }
+
+    /// Oldest first: those that served.
+    pub async fn releases(&self, site: &Site) -> Result<Vec<Release>, StoreError> {
+        self.store.list(format!("release/{}/", path(site))).await
+    }
+
+    pub async fn release(&self, site: &Site, number: u64) -> Result<Option<Release>, StoreError> {
+        self.store.get(release_key(site, number)).await
+    }
+
+    /// Every deployment that is not over, of every site.
+    pub async fn unfinished(&self) -> Result<Vec<Deployment>, StoreError> {
+        let all: Vec<Deployment> = self.store.list("deployment/").await?;
+        Ok(all.into_iter().filter(|deployment| !deployment.is_over()).collect())
+    }
+
+    /// Every release of every site.
+    pub async fn all_releases(&self) -> Result<Vec<Release>, StoreError> {
+        self.store.list("release/").await
+    }
+
+    pub async fn delivery(&self, push: &Push) -> Result<Option<Delivery>, StoreError> {
+        self.store.get(delivery_key(push)).await
+    }
+
+    /// The id by which a provider knows the repository, since the first push that was accepted.
+    pub async fn pinned(&self, project: &ProjectName, provider: Provider) -> Result<Option<u64>, StoreError> {
+        self.store.get(pin_key(project, provider)).await
+    }
+
+    pub async fn save(&self, deployment: &Deployment) -> Result<(), StoreError> {
+        self.store.write(Batch::default().put(deployment_key(&deployment.id), deployment)).await
+    }
+
+    /// A new attempt, with the push it came from, and the older one that it replaces in the queue.
+    pub async fn admit(
+        &self,
+        deployment: &Deployment,
+        numbers: &Numbers,
+        push: Option<&Push>,
+        replaced: Option<&Deployment>,
+    ) -> Result<(), StoreError> {
+        let mut batch = Batch::default()
+            .put(deployment_key(&deployment.id), deployment)
+            .put(numbers_key(&deployment.id.site), numbers);
+        if let Some(push) = push {
+            let delivery = Delivery { deployment: deployment.id.clone(), accepted_at: deployment.accepted_at };
+            batch = batch.put(delivery_key(push), &delivery);
+            if let Some(id) = push.repository_id {
+                batch = batch.put(pin_key(&push.project, push.provider), &id);
+            }
+        }
+        if let Some(replaced) = replaced {
+            batch = batch.put(deployment_key(&replaced.id), replaced);
+        }
+        self.store.write(batch).await
+    }
+
+    /// The decision of a swap: from here on this release is the one that serves, whatever happens to control.
+    pub async fn decide(
+        &self,
+        deployment: &Deployment,
+        release: &Release,
+        active: &ActiveRecord,
+    ) -> Result<(), StoreError> {
+        let batch = Batch::default()
+            .put(deployment_key(&deployment.id), deployment)
+            .put(release_key(&release.site, release.number), release)
+            .put(active_key(&release.site), active);
+        self.store.write(batch).await
+    }
+
+    pub async fn forget(&self, release: &Release) -> Result<(), StoreError> {
+        self.store.write(Batch::default().delete(release_key(&release.site, release.number))).await
+    }
+}
+
+/// A site as part of a key: `/` in a branch would make one site's prefix hold another's keys.
+fn path(site: &Site) -> String {
+    format!("{}/{}", site.project, site.branch.as_component())
+}
+
+fn numbers_key(site: &Site) -> String {
+    format!("numbers/{}", path(site))
+}
+
+fn active_key(site: &Site) -> String {
+    format!("active/{}", path(site))
+}
+
+/// Numbers are padded so that keys come in their order.
+fn deployment_key(id: &DeploymentId) -> String {
+    format!("deployment/{}/{:010}", path(&id.site), id.number)
+}
+
+fn release_key(site: &Site, number: u64) -> String {
+    format!("release/{}/{number:010}", path(site))
+}
+
+fn delivery_key(push: &Push) -> String {
+    format!("delivery/{}/{}/{}", push.provider, push.project, push.delivery)
+}
+
+fn pin_key(project: &ProjectName, provider: Provider) -> String {
+    format!("pin/{provider}/{project}")
+}

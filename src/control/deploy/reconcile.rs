@@ -1,0 +1,117 @@
+//! What an earlier control left: compares the store with what runs, before anything is told to the edge.
+//!
+//! Called once, when control begins. The rule: what the store calls active and what still runs goes on serving without a
+//! gap; everything else of ours is finished or cleared away, and only then is new work taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::history::{ActiveRecord, History};
+use super::pipeline::serving;
+use super::{DeployError, Workshop, supervise};
+use crate::control::conf::Conf;
+use crate::control::live::Active;
+use crate::control::runtime::{Running, Runtime};
+use crate::control::store::StoreError;
+use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
+use crate::model::name::Site;
+use crate::model::release::{Artifact, Release};
+
+/// How long an orphan may take to end.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// What there is.
+#[derive(Debug)]
+pub struct Found {
+    /// What the edge shall be told first.
+    pub running: BTreeMap<Site, Active>,
+    /// What shall be watched over; those that ended meanwhile are started again by that.
+    pub watched: Vec<(Release, ActiveRecord)>,
+    /// To be begun again, oldest first.
+    pub unfinished: Vec<Deployment>,
+    orphans: Vec<Running>,
+}
+
+/// Looks at store and machine, and settles what each deployment that was under way has become.
+pub async fn look_around(conf: &Conf, history: &History, runtime: &Runtime) -> Result<Found, DeployError> {
+    let alive = runtime.running().await?;
+    let mut found =
+        Found { running: BTreeMap::new(), watched: Vec::new(), unfinished: Vec::new(), orphans: Vec::new() };
+    let mut wanted = BTreeSet::new();
+    for project in conf.projects.values() {
+        for (site, _) in project.sites() {
+            let Some((release, active)) = active_release(history, &site).await? else { continue };
+            wanted.extend(active.replicas.iter().map(|placed| placed.replica.id.clone()));
+            let mut answering = active.clone();
+            answering.replicas.retain(|placed| alive.iter().any(|running| running.replica.id == placed.replica.id));
+            found.running.insert(site, serving(&release, &answering));
+            found.watched.push((release, active));
+        }
+    }
+    found.orphans = alive.into_iter().filter(|running| !wanted.contains(&running.replica.id)).collect();
+    for deployment in history.unfinished().await? {
+        found.unfinished.extend(settle(history, deployment).await?);
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// Once the edge holds what serves: supervision begins, and leftovers go.
+    pub fn take_up(&mut self, workshop: &Arc<Workshop>) {
+        for (release, active) in self.watched.drain(..) {
+            supervise::watch_over(workshop, &release, &active);
+        }
+        let (workshop, orphans) = (workshop.clone(), std::mem::take(&mut self.orphans));
+        tokio::spawn(async move {
+            if let Err(error) = clear_away(&workshop, orphans).await {
+                tracing::error!(%error, "leftovers could not be cleared away");
+            }
+        });
+    }
+}
+
+async fn active_release(history: &History, site: &Site) -> Result<Option<(Release, ActiveRecord)>, StoreError> {
+    let Some(active) = history.active(site).await? else { return Ok(None) };
+    let release = history.release(site, active.release).await?;
+    Ok(release.map(|release| (release, active)))
+}
+
+/// A deployment whose decision was stored did come to serve; any other is begun again, because no CI tells twice.
+async fn settle(history: &History, mut deployment: Deployment) -> Result<Option<Deployment>, StoreError> {
+    let active = history.active(&deployment.id.site).await?.map(|active| active.release);
+    if deployment.stage >= Stage::Swapping && deployment.release.is_some() && deployment.release == active {
+        deployment.outcome = deployment.release.map(|release| Outcome::Live { release });
+        deployment.stage = Stage::Done;
+        deployment.ended_at = Some(SystemTime::now());
+        history.save(&deployment).await?;
+        return Ok(None);
+    }
+    if deployment.stage != Stage::Queued {
+        deployment.interrupted += 1;
+    }
+    deployment.stage = Stage::Queued;
+    if !matches!(deployment.cause, Cause::Rollback { .. }) {
+        deployment.release = None;
+    }
+    history.save(&deployment).await?;
+    Ok(Some(deployment))
+}
+
+/// Stops what serves nobody, old releases after their drain, and removes what no release needs.
+async fn clear_away(workshop: &Workshop, orphans: Vec<Running>) -> Result<(), DeployError> {
+    for orphan in orphans {
+        let release = workshop.history.release(&orphan.site, orphan.release).await?;
+        if let Some(release) = release {
+            workshop.live.drained(release.upstream(), release.app.drain).await;
+        }
+        tracing::info!(site = %orphan.site, release = orphan.release, "a leftover is stopped");
+        workshop.runtime.stop(&orphan.replica, STOP_GRACE).await?;
+    }
+    Ok(())
+}
+
+/// The artifacts that releases need.
+pub async fn needed(history: &History) -> Result<Vec<Artifact>, StoreError> {
+    Ok(history.all_releases().await?.into_iter().map(|release| release.artifact).collect())
+}

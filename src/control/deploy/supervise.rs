@@ -1,0 +1,189 @@
+//! Keeps alive what serves: a replica that ends is taken out at once, and started again with a growing pause.
+//!
+//! Called by the pipeline after a swap, and when control begins. The rule: a supervisor acts only while its replica is in
+//! the store as one that serves; after a swap it ends by itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::history::{ActiveRecord, Placed};
+use super::pipeline::{health_host, serving};
+use super::{DeployError, Workshop, gate};
+use crate::control::runtime::Replica;
+use crate::model::address::Address;
+use crate::model::release::Release;
+
+/// The pause before the first restart, doubled for each that follows.
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Whoever ran this long starts over with the first pause.
+const WELL_FOR: Duration = Duration::from_secs(60);
+/// How long what is left of an ended or unready replica may take to go.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Watches over every replica of a release that serves from now on.
+pub fn watch_over(workshop: &Arc<Workshop>, release: &Release, active: &ActiveRecord) {
+    for (index, placed) in active.replicas.iter().enumerate() {
+        let supervisor = Supervisor {
+            workshop: workshop.clone(),
+            release: release.clone(),
+            placed: placed.clone(),
+            index: u16::try_from(index).unwrap_or(u16::MAX),
+            pause: PAUSE_FIRST,
+        };
+        tokio::spawn(supervisor.run());
+    }
+}
+
+/// Waits until a replica may have visitors.
+pub async fn through_the_gate(
+    workshop: &Workshop,
+    release: &Release,
+    replica: &Replica,
+) -> Result<Address, DeployError> {
+    let host = health_host(workshop, release);
+    let ended = async { workshop.runtime.exited(replica).await.to_string() };
+    let address = gate::pass(&replica.candidates, &release.app.health, &host, ended).await?;
+    workshop.runtime.open_socket(replica, &address).await?;
+    Ok(address)
+}
+
+struct Supervisor {
+    workshop: Arc<Workshop>,
+    release: Release,
+    placed: Placed,
+    index: u16,
+    pause: Duration,
+}
+
+impl Supervisor {
+    async fn run(mut self) {
+        loop {
+            let since = Instant::now();
+            let how = self.workshop.runtime.exited(&self.placed.replica).await;
+            if !self.is_wanted().await {
+                return;
+            }
+            let (site, release) = (&self.release.site, self.release.name());
+            tracing::warn!(%site, release, %how, "the app ended; it is started again");
+            if since.elapsed() >= WELL_FOR {
+                self.pause = PAUSE_FIRST;
+            }
+            self.take_out().await;
+            if !self.bring_back().await {
+                return;
+            }
+        }
+    }
+
+    /// Visitors are told that nothing runs, or go to the other replicas.
+    async fn take_out(&self) {
+        let site = &self.release.site;
+        if let Ok(Some(mut active)) = self.workshop.history.active(site).await {
+            active.replicas.retain(|placed| placed.replica.id != self.placed.replica.id);
+            if let Err(error) = self.workshop.live.replace(site.clone(), serving(&self.release, &active)).await {
+                tracing::error!(%site, %error, "an ended replica could not be taken out");
+            }
+        }
+        self.clear_away(&self.placed.replica).await;
+    }
+
+    /// Starts anew until one is ready; false when it is no longer wanted.
+    async fn bring_back(&mut self) -> bool {
+        loop {
+            sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(PAUSE_MAX);
+            if !self.is_wanted().await {
+                return false;
+            }
+            match self.start().await {
+                Ok(placed) => return self.put_in(placed).await,
+                Err(error) => {
+                    let (site, release) = (&self.release.site, self.release.name());
+                    tracing::warn!(%site, release, %error, pause = ?self.pause, "the app does not come up");
+                }
+            }
+        }
+    }
+
+    async fn start(&self) -> Result<Placed, DeployError> {
+        let mut environment = self.workshop.environment(&self.release);
+        environment.insert("OPRI_REPLICA".to_owned(), self.index.to_string());
+        let replica = self.workshop.runtime.start(&self.release, self.index, &environment).await?;
+        match through_the_gate(&self.workshop, &self.release, &replica).await {
+            Ok(address) => Ok(Placed { replica, address }),
+            Err(error) => {
+                self.clear_away(&replica).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn put_in(&mut self, placed: Placed) -> bool {
+        let site = self.release.site.clone();
+        let history = &self.workshop.history;
+        match history.replace_replica(&site, &self.placed.replica, placed.clone()).await {
+            Ok(Some(active)) => {
+                if let Err(error) = self.workshop.live.replace(site.clone(), serving(&self.release, &active)).await {
+                    tracing::error!(%site, %error, "a restarted replica could not be put in");
+                }
+                tracing::info!(%site, release = self.release.name(), "the app is back");
+                self.placed = placed;
+                true
+            }
+            Ok(None) => {
+                self.clear_away(&placed.replica).await;
+                false
+            }
+            Err(error) => {
+                tracing::error!(%site, %error, "a restarted replica could not be stored");
+                self.clear_away(&placed.replica).await;
+                true
+            }
+        }
+    }
+
+    /// Whether this replica is still one that serves a site of conf. A store that cannot say stops nothing.
+    async fn is_wanted(&self) -> bool {
+        let site = &self.release.site;
+        let conf = self.workshop.conf();
+        let is_hosted = conf.projects.get(&site.project).is_some_and(|p| p.branches.contains_key(&site.branch));
+        let serves = match self.workshop.history.active(site).await {
+            Ok(active) => active.is_some_and(|active| {
+                active.replicas.iter().any(|placed| placed.replica.id == self.placed.replica.id)
+            }),
+            Err(_) => true,
+        };
+        is_hosted && serves
+    }
+
+    async fn clear_away(&self, replica: &Replica) {
+        if let Err(error) = self.workshop.runtime.stop(replica, STOP_GRACE).await {
+            tracing::warn!(%error, "what is left of a replica could not be cleared away");
+        }
+    }
+}
+
+/// Ends what runs for a site that conf no longer names. Its releases stay, for the day it is named again.
+pub async fn lay_off(workshop: &Arc<Workshop>, site: crate::model::name::Site) {
+    let workshop = workshop.clone();
+    let _ = workshop.live.deactivate(site.clone()).await;
+    tokio::spawn(async move {
+        let Ok(Some(active)) = workshop.history.active(&site).await else { return };
+        let Ok(Some(release)) = workshop.history.release(&site, active.release).await else { return };
+        super::pipeline::retire(&workshop, &release, &active).await;
+    });
+}
+
+/// Starts what served a site before conf ceased to name it.
+pub async fn bring_back(workshop: &Arc<Workshop>, site: crate::model::name::Site) {
+    let Ok(Some(active)) = workshop.history.active(&site).await else { return };
+    let Ok(Some(release)) = workshop.history.release(&site, active.release).await else { return };
+    let answering = ActiveRecord { replicas: Vec::new(), ..active.clone() };
+    if let Err(error) = workshop.live.activate(site.clone(), serving(&release, &answering)).await {
+        tracing::error!(%site, %error, "a site that is back in conf could not be routed");
+    }
+    watch_over(workshop, &release, &active);
+}

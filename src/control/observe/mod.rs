@@ -1,0 +1,97 @@
+//! Control's metrics: what is deployed, hooked, reloaded and certified.
+//!
+//! Called wherever such a thing ends. Label values come from conf and from enums alone, so that nothing from outside can
+//! make a series.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use prometheus::core::Collector;
+use prometheus::{GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+use crate::control::certs::Certificate;
+use crate::model::deployment::{Deployment, Outcome, Stage};
+use crate::model::push::Provider;
+
+/// Seconds; a build takes seconds to half an hour.
+const STAGE_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
+/// Seconds; a swap takes a millisecond.
+const SWAP_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0];
+
+/// The counters and gauges; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    registry: Registry,
+    deployments: IntCounterVec,
+    stages: HistogramVec,
+    swaps: Histogram,
+    hooks: IntCounterVec,
+    expiries: Arc<GaugeVec>,
+    reload: IntGauge,
+}
+
+impl Observed {
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name, help, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let deployments = counters(
+            "opri_deployments_total",
+            "Deployments that ended, by how.",
+            &["project", "branch", "outcome"],
+        )?;
+        let hooks = counters("opri_hooks_total", "Webhooks by provider and what became of them.", &["provider", "outcome"])?;
+        let stages = HistogramOpts::new("opri_deployment_stage_seconds", "How long deployments spent in each stage.");
+        let stages = register(&registry, HistogramVec::new(stages.buckets(STAGE_BUCKETS.to_vec()), &["stage"])?)?;
+        let swaps = HistogramOpts::new("opri_swap_seconds", "From the decision to swap until the edge serves the new release.");
+        let swaps = register(&registry, Histogram::with_opts(swaps.buckets(SWAP_BUCKETS.to_vec()))?)?;
+        let expiries = Opts::new("opri_certificate_expiry_timestamp_seconds", "When the certificate of a host ends.");
+        let expiries = Arc::new(register(&registry, GaugeVec::new(expiries, &["host"])?)?);
+        let reload = Opts::new("opri_config_last_reload_success", "Whether the last reload of conf was without a fault.");
+        let reload = register(&registry, IntGauge::with_opts(reload)?)?;
+        Ok(Self { registry, deployments, stages, swaps, hooks, expiries, reload })
+    }
+
+    /// All of them, in Prometheus' text format.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    pub fn ended(&self, deployment: &Deployment) {
+        let site = &deployment.id.site;
+        let outcome = deployment.outcome.as_ref().map_or("unfinished", Outcome::as_str);
+        self.deployments.with_label_values(&[site.project.as_str(), site.branch.as_str(), outcome]).inc();
+    }
+
+    pub fn stage_took(&self, stage: Stage, took: Duration) {
+        self.stages.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
+    }
+
+    pub fn swapped(&self, took: Duration) {
+        self.swaps.observe(took.as_secs_f64());
+    }
+
+    /// `None`: it could not be told whose hook it was.
+    pub fn hook(&self, provider: Option<Provider>, outcome: &'static str) {
+        let provider = provider.map_or("_unknown", Provider::as_str);
+        self.hooks.with_label_values(&[provider, outcome]).inc();
+    }
+
+    pub fn reloaded(&self, is_good: bool) {
+        self.reload.set(i64::from(is_good));
+    }
+
+    pub fn certified(&self, certificates: &[Certificate]) {
+        self.expiries.reset();
+        for certificate in certificates {
+            let ends = certificate.validity.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            for host in &certificate.files.hosts {
+                self.expiries.with_label_values(&[&host.to_string()]).set(ends.as_secs_f64());
+            }
+        }
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}

@@ -1,0 +1,120 @@
+//! A reload of conf: from a signal, a changed file or `opri reload`, one at a time.
+//!
+//! The rule: new sockets are bound before anything else changes; a fault in `prime.toml` changes nothing, one in a
+//! project's file leaves that project as it was; what did not change is not touched.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::control::conf::{self, Conf};
+use crate::control::deploy::{self, Workshop};
+use crate::control::web::api::Reloaded;
+use crate::report::Fault;
+
+/// Reloads that may wait; each does all that those before it would have done.
+const QUEUE: usize = 16;
+
+/// A handle to the one who reloads; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    orders: mpsc::Sender<oneshot::Sender<Reloaded>>,
+    faults: Arc<Mutex<Vec<Fault>>>,
+}
+
+impl Reload {
+    /// `faults` are those of the first load; `publish` tells everybody of a new conf.
+    pub fn begin(
+        dir: PathBuf,
+        faults: Vec<Fault>,
+        publish: watch::Sender<Arc<Conf>>,
+        workshop: Arc<Workshop>,
+    ) -> Self {
+        let (orders, mut queue) = mpsc::channel::<oneshot::Sender<Reloaded>>(QUEUE);
+        let faults = Arc::new(Mutex::new(faults));
+        let reloader = Reloader { dir, publish, workshop, faults: faults.clone() };
+        tokio::spawn(async move {
+            while let Some(reply) = queue.recv().await {
+                let _ = reply.send(reloader.reload().await);
+            }
+        });
+        Self { orders, faults }
+    }
+
+    /// Reloads and tells what came of it.
+    pub async fn now(&self) -> Reloaded {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.orders.send(reply).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// What the last load found wrong.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[derive(Debug)]
+struct Reloader {
+    dir: PathBuf,
+    publish: watch::Sender<Arc<Conf>>,
+    workshop: Arc<Workshop>,
+    faults: Arc<Mutex<Vec<Fault>>>,
+}
+
+impl Reloader {
+    async fn reload(&self) -> Reloaded {
+        let outcome = self.apply().await;
+        for fault in &outcome.faults {
+            tracing::error!("conf: {fault}");
+        }
+        if outcome.is_applied {
+            tracing::info!(changes = outcome.changes.join("; "), "conf is reloaded");
+        }
+        self.workshop.observed.reloaded(outcome.faults.is_empty());
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&outcome.faults);
+        outcome
+    }
+
+    async fn apply(&self) -> Reloaded {
+        let old = self.workshop.conf();
+        let (dir, previous) = (self.dir.clone(), old.clone());
+        let loading = tokio::task::spawn_blocking(move || conf::load(&dir, Some(&previous)));
+        let (new, mut faults) = match loading.await {
+            Ok(Ok(loaded)) => (loaded.conf, loaded.faults),
+            Ok(Err(faults)) => return Reloaded { faults, ..Reloaded::default() },
+            Err(error) => return refused(Fault::new(format!("conf could not be loaded: {error}"))),
+        };
+        if let Some(fault) = needs_restart(&old, &new) {
+            faults.push(fault);
+            return Reloaded { faults, ..Reloaded::default() };
+        }
+        let changes = conf::differences(&old, &new);
+        let new = Arc::new(new);
+        if let Err(error) = self.workshop.live.conf(new.clone()).await {
+            faults.push(Fault::new(crate::report::with_causes(&error)));
+            return Reloaded { faults, ..Reloaded::default() };
+        }
+        self.publish.send_replace(new.clone());
+        deploy::conf_changed(&self.workshop, &old, &new).await;
+        Reloaded { is_applied: true, changes, faults }
+    }
+}
+
+fn refused(fault: Fault) -> Reloaded {
+    Reloaded { faults: vec![fault], ..Reloaded::default() }
+}
+
+/// What a running control cannot change under itself.
+fn needs_restart(old: &Conf, new: &Conf) -> Option<Fault> {
+    let (old, new) = (&old.machine, &new.machine);
+    let what = match () {
+        () if old.state_dir != new.state_dir => "state_dir",
+        () if old.runtime != new.runtime => "runtime",
+        () if old.build.parallel != new.build.parallel => "[build] parallel",
+        () => return None,
+    };
+    let hint = "stop `opri serve` and start it again, or take the change back";
+    Some(Fault::new(format!("`{what}` of prime.toml cannot change while Prime runs")).with_hint(hint))
+}

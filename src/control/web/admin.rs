@@ -1,0 +1,210 @@
+//! The admin API: what the command line asks, over a Unix socket that only this user may open.
+//!
+//! Every handler is a few lines: the work is done by the desk, the reload and the owner of what is live.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::api::{
+    DeployOrder, EdgeStatus, Ordered, PurgeOrder, Purged, Refusal, ReleaseLine, Reloaded, RollbackOrder,
+    SiteLine, Status,
+};
+use super::{Rates, follow, overview};
+use crate::control::certs::Certificate;
+use crate::control::deploy::desk::Desk;
+use crate::control::deploy::{DeployError, Workshop};
+use crate::control::reload::Reload;
+use crate::link::Purge;
+use crate::model::deployment::{Cause, DeploymentId};
+use crate::model::name::Site;
+
+/// What the endpoints need; made once.
+#[derive(Debug)]
+pub struct Office {
+    pub workshop: Arc<Workshop>,
+    pub desk: Desk,
+    pub reload: Reload,
+    pub rates: Rates,
+    pub certificates: watch::Receiver<Vec<Certificate>>,
+}
+
+pub fn router(office: Arc<Office>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/list", get(list))
+        .route("/v1/releases", get(releases))
+        .route("/v1/reload", post(reload))
+        .route("/v1/deploy", post(deploy))
+        .route("/v1/rollback", post(rollback))
+        .route("/v1/follow", get(follow))
+        .route("/v1/logs", get(logs))
+        .route("/v1/purge", post(purge))
+        .with_state(office)
+}
+
+/// A refused order as the command line reads it.
+struct Refused(StatusCode, Refusal);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+impl From<DeployError> for Refused {
+    fn from(error: DeployError) -> Self {
+        let (status, hint) = match &error {
+            DeployError::UnknownSite(_) => (StatusCode::NOT_FOUND, Some("`opri list` shows what is hosted")),
+            DeployError::NoRelease(..) => (StatusCode::NOT_FOUND, Some("`opri releases` shows what can be brought back")),
+            DeployError::NotOurs(_) | DeployError::NothingEarlier(_) => (StatusCode::CONFLICT, None),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, None),
+        };
+        let hint = hint.map(str::to_owned);
+        Self(status, Refusal { error: crate::report::with_causes(&error), hint })
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refused>;
+
+async fn status(State(office): State<Arc<Office>>) -> Json<Status> {
+    let conf = office.workshop.conf();
+    let view = office.workshop.live.view();
+    let url = |host| office.workshop.live.url(&conf, host);
+    let serving = overview::sites(&office).await.map_or(0, |sites| {
+        sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count()
+    });
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        edge: EdgeStatus { pid: view.edge_pid, version: view.edge_version, was_adopted: view.edge_was_adopted },
+        runtime: office.workshop.runtime.name().to_owned(),
+        state_dir: conf.machine.state_dir.clone(),
+        listeners: view.listeners,
+        hooks: format!("{}/events", url(&conf.machine.hooks.host)),
+        dashboard: conf.machine.dashboard.as_ref().map(url),
+        projects: conf.projects.len(),
+        sites_serving: serving,
+        faults: office.reload.faults(),
+    })
+}
+
+async fn list(State(office): State<Arc<Office>>) -> Answer<Vec<SiteLine>> {
+    Ok(Json(overview::sites(&office).await?))
+}
+
+async fn reload(State(office): State<Arc<Office>>) -> Json<Reloaded> {
+    Json(office.reload.now().await)
+}
+
+async fn deploy(State(office): State<Arc<Office>>, Json(order): Json<DeployOrder>) -> Answer<Ordered> {
+    let deployment = office.desk.order(order.site, Cause::Person, order.commit).await?;
+    Ok(Json(Ordered { deployment }))
+}
+
+async fn rollback(State(office): State<Arc<Office>>, Json(order): Json<RollbackOrder>) -> Answer<Ordered> {
+    let release = match order.release {
+        Some(release) => release,
+        None => before_active(&office, &order.site).await?,
+    };
+    let deployment = office.desk.order(order.site, Cause::Rollback { release }, None).await?;
+    Ok(Json(Ordered { deployment }))
+}
+
+/// The newest release that is older than the active one.
+async fn before_active(office: &Office, site: &Site) -> Result<u64, DeployError> {
+    let history = &office.workshop.history;
+    let active = history.active(site).await?.map_or(u64::MAX, |active| active.release);
+    let releases = history.releases(site).await?;
+    let earlier = releases.iter().map(|release| release.number).filter(|number| *number < active).max();
+    earlier.ok_or_else(|| DeployError::NothingEarlier(site.clone()))
+}
+
+#[derive(Deserialize)]
+struct OfSite {
+    site: Site,
+}
+
+async fn releases(State(office): State<Arc<Office>>, Query(query): Query<OfSite>) -> Answer<Vec<ReleaseLine>> {
+    known(&office, &query.site)?;
+    let history = &office.workshop.history;
+    let active = history.active(&query.site).await.map_err(DeployError::from)?.map(|active| active.release);
+    let releases = history.releases(&query.site).await.map_err(DeployError::from)?;
+    let line = |release: crate::model::release::Release| ReleaseLine {
+        release: release.name(),
+        is_active: Some(release.number) == active,
+        commit: release.commit,
+        built_at: release.built_at,
+    };
+    Ok(Json(releases.into_iter().rev().map(line).collect()))
+}
+
+fn known(office: &Office, site: &Site) -> Result<(), DeployError> {
+    let conf = office.workshop.conf();
+    let is_known = conf.projects.get(&site.project).is_some_and(|project| project.branches.contains_key(&site.branch));
+    if is_known { Ok(()) } else { Err(DeployError::UnknownSite(site.clone())) }
+}
+
+async fn purge(State(office): State<Arc<Office>>, Json(order): Json<PurgeOrder>) -> Answer<Purged> {
+    let purge = Purge { project: order.project, scope: order.scope };
+    let removed = office.workshop.live.purge(purge).await.map_err(DeployError::from)?;
+    Ok(Json(Purged { removed }))
+}
+
+#[derive(Deserialize)]
+struct OfDeployment {
+    deployment: DeploymentId,
+}
+
+/// JSON lines: every change of a deployment and every line of its build, until it serves or has ended.
+async fn follow(State(office): State<Arc<Office>>, Query(query): Query<OfDeployment>) -> Result<Response, Refused> {
+    let changes = office.workshop.progress.subscribe();
+    let stored = office.workshop.history.deployment(&query.deployment).await.map_err(DeployError::from)?;
+    let now = stored.ok_or_else(|| DeployError::UnknownSite(query.deployment.site.clone()))?;
+    Ok(follow::deployment(office, now, changes).into_response())
+}
+
+#[derive(Deserialize)]
+struct OfLogs {
+    site: Site,
+    #[serde(default)]
+    build: bool,
+    #[serde(default)]
+    follow: bool,
+}
+
+/// Plain text: the app's output, or the newest build's.
+async fn logs(State(office): State<Arc<Office>>, Query(query): Query<OfLogs>) -> Result<Response, Refused> {
+    known(&office, &query.site)?;
+    let history = &office.workshop.history;
+    let path = if query.build {
+        let newest = history.deployments(&query.site).await.map_err(DeployError::from)?.pop();
+        newest.map(|deployment| office.workshop.build_log(&deployment))
+    } else {
+        None
+    };
+    let stream = match (path, query.build) {
+        (Some(path), _) => follow::file(path, query.follow),
+        (None, true) => return Err(nothing_yet(&query.site)),
+        (None, false) => {
+            let active = history.active(&query.site).await.map_err(DeployError::from)?;
+            let active = active.ok_or_else(|| nothing_yet(&query.site))?;
+            let release = history.release(&query.site, active.release).await.map_err(DeployError::from)?;
+            let release = release.ok_or_else(|| nothing_yet(&query.site))?;
+            let replicas = active.replicas.into_iter().map(|placed| placed.replica).collect();
+            office.workshop.runtime.logs(&release, replicas, query.follow).await.map_err(DeployError::from)?
+        }
+    };
+    Ok(axum::body::Body::from_stream(stream).into_response())
+}
+
+fn nothing_yet(site: &Site) -> Refused {
+    let hint = Some(format!("`opri deploy {site}` builds its head"));
+    Refused(StatusCode::NOT_FOUND, Refusal { error: format!("{site} has never been deployed"), hint })
+}

@@ -1,0 +1,138 @@
+//! What the edge routes to control: webhooks, ACME's challenges and the dashboard.
+//!
+//! Reached by anybody on the Internet. The rule: a hook's bytes are judged before they are understood, what is accepted
+//! is stored before it is answered, and everything else is a plain 404.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::admin::Office;
+use super::dashboard;
+use crate::control::certs::Challenges;
+use crate::control::deploy::desk::Accepted;
+use crate::control::hooks::{BODY_MAX, Delivery, Hooks, Verdict};
+use crate::model::host::HostName;
+use crate::model::push::{Provider, Push};
+
+/// Hooks that may be judged at once; RSA takes 50 µs, a key that must be fetched takes seconds.
+const HOOKS_AT_ONCE: usize = 32;
+/// A CI waits ten seconds at least; whoever takes longer here is stuck.
+const PATIENCE: Duration = Duration::from_secs(9);
+
+/// What the public socket needs.
+#[derive(Debug)]
+pub struct Counter {
+    pub office: Arc<Office>,
+    pub hooks: Hooks,
+    pub challenges: Challenges,
+    turns: Semaphore,
+}
+
+impl Counter {
+    pub fn new(office: Arc<Office>, hooks: Hooks, challenges: Challenges) -> Arc<Self> {
+        Arc::new(Self { office, hooks, challenges, turns: Semaphore::new(HOOKS_AT_ONCE) })
+    }
+}
+
+pub fn router(counter: Arc<Counter>) -> Router {
+    Router::new()
+        .route("/events", post(hook))
+        .route("/events/{token}", post(hook_with_token))
+        .route("/.well-known/acme-challenge/{token}", get(challenge))
+        .route("/", get(front))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(counter)
+}
+
+async fn hook(State(counter): State<Arc<Counter>>, headers: HeaderMap, body: Bytes) -> Response {
+    take_hook(&counter, None, &headers, &body).await
+}
+
+async fn hook_with_token(
+    State(counter): State<Arc<Counter>>,
+    Path(token): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    take_hook(&counter, Some(&token), &headers, &body).await
+}
+
+/// A token in the path is a second factor for those who put one into the URL; who has none configured may leave it out.
+async fn take_hook(counter: &Counter, token: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Response {
+    let observed = &counter.office.workshop.observed;
+    let Ok(_turn) = counter.turns.try_acquire() else {
+        observed.hook(None, "too-many");
+        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "5")], "too many hooks at once\n").into_response();
+    };
+    let conf = counter.office.workshop.conf();
+    if !conf.machine.hooks.admits(token) {
+        observed.hook(None, "refused");
+        return (StatusCode::NOT_FOUND, "no such place\n").into_response();
+    }
+    let delivery = Delivery { headers, body };
+    let judging = counter.hooks.judge(&delivery, &conf.machine, &conf.projects);
+    let Ok((provider, verdict)) = timeout(PATIENCE, judging).await else {
+        observed.hook(None, "stuck");
+        return (StatusCode::SERVICE_UNAVAILABLE, "the hook could not be judged in time\n").into_response();
+    };
+    match verdict {
+        Verdict::Push(push) => accept(counter, provider, push).await,
+        Verdict::Ignored(why) => ignored(counter, provider, why.to_string()),
+        Verdict::Refused(refusal) => {
+            observed.hook(provider, "refused");
+            tracing::warn!(?provider, %refusal, "a hook was refused");
+            let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+            (status, axum::Json(json!({ "error": refusal.to_string() }))).into_response()
+        }
+    }
+}
+
+async fn accept(counter: &Counter, provider: Option<Provider>, push: Push) -> Response {
+    match counter.office.desk.push(push).await {
+        Ok(Accepted::Deployment(id)) => {
+            counter.office.workshop.observed.hook(provider, "accepted");
+            tracing::info!(?provider, deployment = %id, "a hook was accepted");
+            (StatusCode::ACCEPTED, axum::Json(json!({ "deployment": id }))).into_response()
+        }
+        Ok(Accepted::Ignored(why)) => ignored(counter, provider, why),
+        Err(error) => {
+            counter.office.workshop.observed.hook(provider, "failed");
+            tracing::error!(%error, "a hook that held could not be taken");
+            (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "30")], "the hook could not be stored\n").into_response()
+        }
+    }
+}
+
+fn ignored(counter: &Counter, provider: Option<Provider>, why: String) -> Response {
+    counter.office.workshop.observed.hook(provider, "ignored");
+    tracing::info!(?provider, why, "a hook was ignored");
+    axum::Json(json!({ "ignored": why })).into_response()
+}
+
+async fn challenge(State(counter): State<Arc<Counter>>, Path(token): Path<String>) -> Response {
+    match counter.challenges.get(&token) {
+        Some(answer) => ([("content-type", "application/octet-stream")], answer).into_response(),
+        None => (StatusCode::NOT_FOUND, "no such challenge\n").into_response(),
+    }
+}
+
+/// The dashboard, where conf gave it a host.
+async fn front(State(counter): State<Arc<Counter>>, headers: HeaderMap) -> Response {
+    let host = headers.get("host").and_then(|host| host.to_str().ok());
+    let host = host.and_then(|host| HostName::from_authority(host).ok());
+    let conf = counter.office.workshop.conf();
+    match conf.machine.dashboard.as_ref().is_some_and(|dashboard| host.as_ref() == Some(dashboard)) {
+        true => dashboard::page(&counter.office).await,
+        false => (StatusCode::NOT_FOUND, "nothing is here\n").into_response(),
+    }
+}
