@@ -3,6 +3,7 @@
 pub mod certs;
 pub mod conf;
 pub mod hooks;
+pub mod https;
 pub mod runtime;
 pub mod source;
 pub mod store;
