@@ -7,6 +7,7 @@ pub mod certs;
 pub mod conf;
 pub mod deploy;
 pub mod hooks;
+pub mod https;
 pub mod live;
 pub mod observe;
 mod reload;
