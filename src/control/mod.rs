@@ -4,5 +4,6 @@ pub mod certs;
 pub mod conf;
 pub mod hooks;
 pub mod runtime;
+pub mod secret;
 pub mod source;
 pub mod store;
