@@ -17,7 +17,7 @@ mod reload;
 mod serve;
 mod status;
 mod table;
-mod travis;
+pub mod travis;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -12,6 +12,7 @@ pub mod live;
 pub mod observe;
 mod reload;
 pub mod runtime;
+pub mod secret;
 pub mod source;
 pub mod store;
 pub mod web;

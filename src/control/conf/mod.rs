@@ -1,9 +1,146 @@
+//! Conf: the files under `conf/`, from words to a checked machine and its projects.
+//!
+//! `load` is called at the start, for a reload and by `opri check`. First words (`raw`), then their meaning (`machine`,
+//! `project`, `app`), then what only all files together show (`claims`). The rule it keeps: all faults at once, and a
+//! fault in a project's file touches that project alone.
+
+mod app;
+mod claims;
+mod diff;
+mod files;
+mod machine;
+mod project;
+mod raw;
+mod repository;
+mod watch;
+mod word;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+
 use crate::model::machine::Machine;
 use crate::model::name::ProjectName;
 use crate::model::project::Project;
-use std::collections::BTreeMap;
+use crate::report::Fault;
+
+pub use app::repository_wish;
+pub use diff::changes;
+pub use watch::watch;
+
+use claims::Entrant;
+use machine::Ground;
+use raw::Sheet;
+
+/// Everything conf says, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conf {
     pub machine: Machine,
     pub projects: BTreeMap<ProjectName, Project>,
+}
+
+/// What can be applied, and what was wrong beside it.
+#[derive(Debug)]
+pub struct Loaded {
+    pub conf: Conf,
+    /// Of the projects that stayed as they were in the conf before, or out.
+    pub faults: Vec<Fault>,
+}
+
+/// Reads the conf directory `dir`. `previous` is what holds now: where a project's file has a fault, its project stays as
+/// it is there. Blocks on the file system.
+///
+/// `Err` when `prime.toml` has a fault, or the directory cannot be read: then nothing is to be applied, and the faults of
+/// all files are there.
+pub fn load(dir: &Path, previous: Option<&Conf>) -> Result<Loaded, Vec<Fault>> {
+    let sheet_of_dir = Sheet::new(dir.display().to_string(), String::new());
+    let listed = base(dir).and_then(|base| Ok((base, files::projects(dir)?)));
+    let (base, paths) = match listed {
+        Ok(listed) => listed,
+        Err(error) => {
+            sheet_of_dir.note(None, format!("the conf directory cannot be read: {error}"), "", None);
+            return Err(sheet_of_dir.into_faults());
+        }
+    };
+    let (said, prime) = read_machine(&files::prime(dir), &base);
+    let object_max = said.machine.as_ref().map_or(u64::MAX, |machine| machine.cache.object_max);
+    let ground = Ground { base: &base, domain: said.domain, object_max };
+    let mut projects = HashMap::new();
+    let entrants: Vec<Entrant> = paths.iter().map(|path| read_project(path, &ground, &mut projects)).collect();
+    let staying = claims::settle(&prime, &entrants, previous);
+
+    let is_machine_good = prime.sheet.is_good();
+    let kept = |name: &ProjectName| previous.and_then(|previous| previous.projects.get(name).cloned());
+    let chosen = entrants.iter().filter_map(|entrant| entrant.name.clone()).filter_map(|name| {
+        let project = if staying.contains(&name) { kept(&name) } else { projects.remove(&name) };
+        Some((name, project?))
+    });
+    let projects = chosen.collect();
+    let faults = std::iter::once(prime).chain(entrants).flat_map(|entrant| entrant.sheet.into_faults()).collect();
+    match said.machine {
+        Some(machine) if is_machine_good => Ok(Loaded { conf: Conf { machine, projects }, faults }),
+        _ => Err(faults),
+    }
+}
+
+/// Where relative paths begin: the parent of the conf directory.
+fn base(dir: &Path) -> io::Result<PathBuf> {
+    let whole = std::path::absolute(dir)?;
+    // `a/..` has no name to take away.
+    let whole = if whole.ends_with("..") { whole.canonicalize()? } else { whole };
+    Ok(whole.parent().unwrap_or(&whole).to_owned())
+}
+
+fn read_machine(path: &Path, base: &Path) -> (machine::Said, Entrant) {
+    let shown = path.display().to_string();
+    let (sheet, mut said) = match files::read(path) {
+        Ok(text) => {
+            let sheet = Sheet::new(shown, text);
+            let said = machine::read(&sheet, base);
+            (sheet, said)
+        }
+        Err(fault) => {
+            let sheet = Sheet::new(shown, String::new());
+            note_unreadable_machine(&sheet, &fault);
+            (sheet, machine::Said::default())
+        }
+    };
+    let entrant = Entrant { name: None, is_good: sheet.is_good(), sheet, claims: std::mem::take(&mut said.claims) };
+    (said, entrant)
+}
+
+fn note_unreadable_machine(sheet: &Sheet, fault: &files::FileFault) {
+    match fault {
+        files::FileFault::Unreadable(error) if error.kind() == io::ErrorKind::NotFound => {
+            let hint = "`opri host <name> <repo>` begins one; --conf names another directory";
+            sheet.note(None, "there is no conf for the machine", "", Some(hint.to_owned()));
+        }
+        other => sheet.note(None, other.to_string(), "", None),
+    }
+}
+
+fn read_project(path: &Path, ground: &Ground<'_>, projects: &mut HashMap<ProjectName, Project>) -> Entrant {
+    let shown = path.display().to_string();
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = stem.parse::<ProjectName>();
+    let (sheet, said) = match (&name, files::read(path)) {
+        (Ok(name), Ok(text)) => {
+            let sheet = Sheet::new(shown, text);
+            let said = project::read(&sheet, name, ground);
+            (sheet, said)
+        }
+        (Err(fault), _) => {
+            let sheet = Sheet::new(shown, String::new());
+            sheet.note(None, fault.to_string(), "", Some("the file's name is the project's name".to_owned()));
+            (sheet, project::Said::default())
+        }
+        (Ok(_), Err(fault)) => {
+            let sheet = Sheet::new(shown, String::new());
+            sheet.note(None, fault.to_string(), "", None);
+            (sheet, project::Said::default())
+        }
+    };
+    let entrant = Entrant { name: name.ok(), is_good: said.project.is_some(), sheet, claims: said.claims };
+    projects.extend(said.project.map(|project| (project.name.clone(), project)));
+    entrant
 }

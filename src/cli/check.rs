@@ -1,0 +1,57 @@
+//! `opri check`: reads conf as `opri serve` would, and says everything that is wrong with it.
+//!
+//! The rule it keeps: it only reads. Exit 0 when conf is good, 1 when anything is wrong.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::control::conf;
+use crate::report::{self, Fault};
+
+#[derive(Debug, Default, Serialize)]
+struct Findings {
+    /// Projects that can be hosted.
+    projects: usize,
+    /// Their hosts, those by default included.
+    hosts: usize,
+    faults: Vec<Fault>,
+}
+
+/// Checks the conf directory `dir`. With `json` the findings go to standard output as one object.
+pub fn run(dir: &Path, json: bool) -> ExitCode {
+    let findings = check(dir);
+    if json {
+        match serde_json::to_string(&findings) {
+            Ok(text) => println!("{text}"),
+            Err(error) => report::print(&error, None),
+        }
+    } else if findings.faults.is_empty() {
+        println!("{}", findings.praise());
+    } else {
+        report::print_faults(&findings.faults);
+    }
+    if findings.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn check(dir: &Path) -> Findings {
+    match conf::load(dir, None) {
+        Ok(loaded) => {
+            let branches = loaded.conf.projects.values().flat_map(|project| project.branches.values());
+            let hosts = branches.map(|branch| branch.hosts.len()).sum();
+            Findings { projects: loaded.conf.projects.len(), hosts, faults: loaded.faults }
+        }
+        Err(faults) => Findings { faults, ..Findings::default() },
+    }
+}
+
+impl Findings {
+    fn praise(&self) -> String {
+        let count = |number: usize, noun: &str| match number {
+            1 => format!("1 {noun}"),
+            _ => format!("{number} {noun}s"),
+        };
+        format!("conf is good: {}, {}", count(self.projects, "project"), count(self.hosts, "host"))
+    }
+}

@@ -1,0 +1,346 @@
+//! The meaning of `prime.toml`: words in, a `Machine` out.
+//!
+//! Called by `load`. The rule it keeps: what is not said has the default that the reference conf shows, and every word is
+//! looked at even when an earlier one is wrong.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::model::cache::CachePolicy;
+use crate::model::host::{HostName, HostPattern};
+use crate::model::machine::{
+    Acme, BuildLimits, CacheSizes, Challenge, Hooks, Limits, Listeners, Machine, RuntimeChoice, TravisKey,
+};
+use crate::model::project::Secret;
+
+use super::claims::Claim;
+use super::raw::{Sheet, Table, Word};
+
+/// What the machine's file says.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// `None` when a fault was noted.
+    pub machine: Option<Machine>,
+    pub claims: Vec<Claim>,
+    /// Known even when something else is wrong, so that projects' files can be checked all the same.
+    pub domain: Option<HostName>,
+}
+
+/// What a project's file is read against.
+#[derive(Debug)]
+pub struct Ground<'g> {
+    /// Where relative paths begin.
+    pub base: &'g Path,
+    pub domain: Option<HostName>,
+    /// The machine's `[cache] object_max`.
+    pub object_max: u64,
+}
+
+/// Reads the machine's file. `base` is where relative paths begin.
+pub fn read(sheet: &Sheet, base: &Path) -> Said {
+    let Some(tree) = sheet.parse() else { return Said::default() };
+    let mut root = Table::root(sheet, &tree);
+    let domain = domain(&mut root);
+    let mut claims = Vec::new();
+    let hooks = hooks(root.table("hooks"), base, domain.as_ref(), &mut claims);
+    let machine = Draft {
+        state_dir: state_dir(&mut root, base),
+        certs_dir: root.word("certs_dir").map_or_else(|| Some(base.join("certs")), |word| word.path(base)),
+        runtime: root.word("runtime").map_or(Some(RuntimeChoice::Auto), |word| word.choice(&RUNTIMES)),
+        listeners: listeners(&mut root),
+        acme: root.table("acme").map(|table| acme(table, base)),
+        dashboard: dashboard(root.table("dashboard"), &mut claims),
+        cache: root.table("cache").map_or_else(CacheSizes::default, cache),
+        trusted_proxies: root.table("trust").map_or_else(Vec::new, trust),
+        limits: root.table("limits").map_or_else(Limits::default, limits),
+        build: build(root.table("build")),
+        keep_releases: root.word("keep_releases").map_or(Some(5), |word| word.whole(0..=1000)),
+    };
+    root.close();
+    let machine = machine.settle(domain.clone(), hooks).filter(|_| sheet.is_good());
+    Said { machine, claims, domain }
+}
+
+/// All but the domain and the hooks, with `None` for what is wrong and has no default.
+struct Draft {
+    state_dir: Option<PathBuf>,
+    certs_dir: Option<PathBuf>,
+    runtime: Option<RuntimeChoice>,
+    listeners: Listeners,
+    acme: Option<Acme>,
+    dashboard: Option<HostName>,
+    cache: CacheSizes,
+    trusted_proxies: Vec<ipnet::IpNet>,
+    limits: Limits,
+    build: BuildLimits,
+    keep_releases: Option<u64>,
+}
+
+impl Draft {
+    fn settle(self, domain: Option<HostName>, hooks: Option<Hooks>) -> Option<Machine> {
+        Some(Machine {
+            domain: domain?,
+            state_dir: self.state_dir?,
+            certs_dir: self.certs_dir?,
+            runtime: self.runtime?,
+            listeners: self.listeners,
+            acme: self.acme,
+            hooks: hooks?,
+            dashboard: self.dashboard,
+            cache: self.cache,
+            trusted_proxies: self.trusted_proxies,
+            limits: self.limits,
+            build: self.build,
+            keep_releases: usize::try_from(self.keep_releases?).ok()?,
+        })
+    }
+}
+
+fn domain(root: &mut Table<'_>) -> Option<HostName> {
+    let Some(word) = root.word("domain") else {
+        let hint = "projects live at <name>.<domain>: domain = \"example.org\"";
+        root.sheet().note(None, "`domain` is missing", "", Some(hint.to_owned()));
+        return None;
+    };
+    let domain = word.host()?;
+    match domain.as_ip() {
+        Some(_) => word.wrong("`domain` must be a name: nothing can live below an address", None),
+        None => Some(domain),
+    }
+}
+
+fn state_dir(root: &mut Table<'_>, base: &Path) -> Option<PathBuf> {
+    let word = root.word("state_dir");
+    let path = word.as_ref().map_or_else(|| Some(base.join("state")), |word| word.path(base))?;
+    let length = path.as_os_str().len();
+    if length <= STATE_DIR_MAX {
+        return Some(path);
+    }
+    let why = format!("the state directory's path is too long: {length} bytes, and at most {STATE_DIR_MAX} leave room");
+    let hint = "Unix sockets lie below it, and the path of one has at most 107 bytes: give a shorter `state_dir`";
+    root.sheet().note(word.map(|word| word.at()), why, "", Some(hint.to_owned()));
+    None
+}
+
+fn listeners(root: &mut Table<'_>) -> Listeners {
+    let defaults = |port: u16| vec![SocketAddr::from(([0, 0, 0, 0], port)), SocketAddr::from(([0u16; 8], port))];
+    let metrics = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
+    let Some(mut table) = root.table("listen") else {
+        return Listeners { http: defaults(80), https: defaults(443), metrics };
+    };
+    let mut taken = HashSet::new();
+    let mut addresses = |words: Option<Vec<Word<'_>>>, port| match words {
+        Some(words) => words.iter().filter_map(|word| listen(word, &mut taken)).collect(),
+        None => defaults(port),
+    };
+    let http: Vec<SocketAddr> = addresses(table.list("http"), 80);
+    let https: Vec<SocketAddr> = addresses(table.list("https"), 443);
+    let metrics = match table.word("metrics") {
+        Some(word) if word.value().as_str() == Some("none") => None,
+        Some(word) => listen(&word, &mut taken),
+        None => metrics,
+    };
+    if http.is_empty() && https.is_empty() && table.sheet().is_good() {
+        table.sheet().note(Some(table.at()), "there is no address to listen on", "", None);
+    }
+    table.close();
+    Listeners { http, https, metrics }
+}
+
+/// One address, which nothing else may have taken. Port 0 is any free port, as often as one likes.
+fn listen(word: &Word<'_>, taken: &mut HashSet<SocketAddr>) -> Option<SocketAddr> {
+    let address = word.socket_address()?;
+    match taken.insert(address) {
+        false if address.port() != 0 => word.wrong(format!("`{address}` is listened on twice"), None),
+        _ => Some(address),
+    }
+}
+
+fn acme(mut table: Table<'_>, base: &Path) -> Acme {
+    let email = table.word("email").and_then(|word| email(&word));
+    let directories = match table.list("directory") {
+        Some(words) => words.iter().filter_map(directory).collect(),
+        None => vec![LETS_ENCRYPT.to_owned()],
+    };
+    let root = table.word("root").and_then(|word| word.path(base));
+    let challenges: Vec<Challenge> = match table.list("challenges") {
+        Some(words) => words.iter().filter_map(|word| word.choice(&CHALLENGES)).collect(),
+        None => CHALLENGES.iter().map(|(_, challenge)| *challenge).collect(),
+    };
+    for (name, is_empty) in [("directory", directories.is_empty()), ("challenges", challenges.is_empty())] {
+        if is_empty && table.sheet().is_good() {
+            table.sheet().note(Some(table.at()), format!("`{name}` is empty"), "", None);
+        }
+    }
+    table.close();
+    Acme { email, directories, root, challenges }
+}
+
+fn email(word: &Word<'_>) -> Option<String> {
+    let text = word.line()?;
+    match text.split_once('@') {
+        Some((name, host)) if !name.is_empty() && !text.contains(' ') && host.parse::<HostName>().is_ok() => {
+            Some(text.to_owned())
+        }
+        _ => word.wrong(format!("`{text}` is not an e-mail address"), None),
+    }
+}
+
+/// A CA by name, or by the URL of its directory.
+fn directory(word: &Word<'_>) -> Option<String> {
+    match word.text()?.contains("://") {
+        true => word.url(),
+        false => word.choice(&DIRECTORIES).map(str::to_owned),
+    }
+}
+
+fn hooks(
+    table: Option<Table<'_>>,
+    base: &Path,
+    domain: Option<&HostName>,
+    claims: &mut Vec<Claim>,
+) -> Option<Hooks> {
+    let mut at = None;
+    let mut said = None;
+    let mut hooks = (TravisKey::ConfigUrl(TRAVIS_CONFIG.to_owned()), None, None, None, None);
+    if let Some(mut table) = table {
+        if let Some(word) = table.word("host") {
+            at = Some(word.at());
+            said = Some(word.host()?);
+        }
+        let mut secret = |provider| table.word(provider).and_then(|word| provider_secret(word, base));
+        (hooks.1, hooks.2, hooks.3, hooks.4) = (secret("github"), secret("gitlab"), secret("gitea"), secret("generic"));
+        if let Some(key) = table.table("travis").and_then(|table| travis(table, base)) {
+            hooks.0 = key;
+        }
+        table.close();
+    }
+    let host = match said {
+        Some(host) => host,
+        None => format!("opri.{}", domain?).parse().ok()?,
+    };
+    claims.push(Claim { host: HostPattern::Exact(host.clone()), at, what: "the hooks".to_owned() });
+    let (travis, github, gitlab, gitea, generic) = hooks;
+    Some(Hooks { host, travis, github, gitlab, gitea, generic })
+}
+
+/// `{ secret = { … } }`.
+fn provider_secret(word: Word<'_>, base: &Path) -> Option<Secret> {
+    if word.value().as_table().is_none() {
+        return word.secret(base);
+    }
+    let mut table = word.clone().table()?;
+    let secret = match table.word("secret") {
+        Some(secret) => secret.secret(base),
+        None => word.wrong(format!("`{}` needs a `secret`", word.name()), "secret = { file = \"…\" }".to_owned()),
+    };
+    table.close();
+    secret
+}
+
+fn travis(mut table: Table<'_>, base: &Path) -> Option<TravisKey> {
+    let (url, key) = (table.word("config_url"), table.word("public_key"));
+    let (at, sheet) = (table.at(), table.sheet());
+    table.close();
+    match (url, key) {
+        (Some(url), None) => url.url().map(TravisKey::ConfigUrl),
+        (None, Some(key)) => key.path(base).map(TravisKey::PublicKey),
+        _ => {
+            sheet.note(Some(at), "`travis` needs either `config_url` or `public_key`", "", None);
+            None
+        }
+    }
+}
+
+fn dashboard(table: Option<Table<'_>>, claims: &mut Vec<Claim>) -> Option<HostName> {
+    let mut table = table?;
+    let word = table.word("host");
+    table.close();
+    let word = word?;
+    let host = HostPattern::Exact(word.host()?);
+    if claims.iter().any(|claim| claim.host == host) {
+        return word.wrong("the dashboard and the hooks need a host each", None);
+    }
+    claims.push(Claim { host: host.clone(), at: Some(word.at()), what: "the dashboard".to_owned() });
+    host.exact().cloned()
+}
+
+fn cache(mut table: Table<'_>) -> CacheSizes {
+    let mut sizes = CacheSizes::default();
+    take(&mut sizes.memory, &mut table, "memory", |word| word.size(0));
+    take(&mut sizes.disk, &mut table, "disk", |word| word.size(0));
+    take(&mut sizes.object_max, &mut table, "object_max", |word| word.size(1));
+    table.close();
+    sizes
+}
+
+fn trust(mut table: Table<'_>) -> Vec<ipnet::IpNet> {
+    let words = table.list("proxies").unwrap_or_default();
+    table.close();
+    words.iter().filter_map(Word::network).collect()
+}
+
+fn limits(mut table: Table<'_>) -> Limits {
+    let mut limits = Limits::default();
+    let time = |word: &Word<'_>| word.duration(SHORTEST..=DAY);
+    let count = |word: &Word<'_>| word.whole(1..=1_000_000).and_then(|number| u32::try_from(number).ok());
+    let t = &mut table;
+    take(&mut limits.header_timeout, t, "header_timeout", time);
+    take(&mut limits.header_bytes, t, "header_bytes", |word| word.size(1 << 10));
+    take(&mut limits.headers, t, "headers", count);
+    take(&mut limits.handshake_timeout, t, "handshake_timeout", time);
+    take(&mut limits.keepalive_timeout, t, "keepalive_timeout", time);
+    take(&mut limits.keepalive_requests, t, "keepalive_requests", count);
+    take(&mut limits.body_timeout, t, "body_timeout", time);
+    take(&mut limits.body_max, t, "body_max", |word| word.size(1));
+    take(&mut limits.write_timeout, t, "write_timeout", time);
+    take(&mut limits.upstream_connect_timeout, t, "upstream_connect_timeout", time);
+    take(&mut limits.upstream_timeout, t, "upstream_timeout", time);
+    take(&mut limits.connections, t, "connections", count);
+    take(&mut limits.connections_per_address, t, "connections_per_address", count);
+    table.close();
+    limits
+}
+
+fn build(table: Option<Table<'_>>) -> BuildLimits {
+    let mut limits = BuildLimits { parallel: 1, timeout: Duration::from_secs(20 * 60), memory: 2 << 30, cpus: 1.5 };
+    let Some(mut table) = table else { return limits };
+    let few = |word: &Word<'_>| word.whole(1..=64).and_then(|number| usize::try_from(number).ok());
+    take(&mut limits.parallel, &mut table, "parallel", few);
+    take(&mut limits.timeout, &mut table, "timeout", |word| word.duration(Duration::from_secs(1)..=DAY));
+    take(&mut limits.memory, &mut table, "memory", |word| word.size(6 << 20));
+    take(&mut limits.cpus, &mut table, "cpus", |word| word.decimal(1024.0));
+    table.close();
+    limits
+}
+
+/// Replaces a default by what the table says, if it says something that has a meaning.
+fn take<T>(place: &mut T, table: &mut Table<'_>, key: &'static str, meaning: impl Fn(&Word<'_>) -> Option<T>) {
+    if let Some(value) = table.word(key).and_then(|word| meaning(&word)) {
+        *place = value;
+    }
+}
+
+impl Ground<'_> {
+    /// The project's cache policy where its file says nothing.
+    pub fn cache_policy(&self) -> CachePolicy {
+        CachePolicy { object_max: self.object_max, ..CachePolicy::default() }
+    }
+}
+
+/// What is left of the 107 bytes of a Unix socket's path (unix(7)) for the directory, with `/run/` and 40 for a name.
+const STATE_DIR_MAX: usize = crate::model::address::SOCKET_PATH_MAX - "/run/".len() - 40;
+/// A shorter timeout would refuse visitors who do nothing wrong.
+const SHORTEST: Duration = Duration::from_millis(10);
+const DAY: Duration = Duration::from_secs(86_400);
+const TRAVIS_CONFIG: &str = "https://api.travis-ci.com/config";
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+const DIRECTORIES: [(&str, &str); 2] = [
+    ("letsencrypt", LETS_ENCRYPT),
+    ("letsencrypt-staging", "https://acme-staging-v02.api.letsencrypt.org/directory"),
+];
+const CHALLENGES: [(&str, Challenge); 2] = [("http-01", Challenge::Http01), ("tls-alpn-01", Challenge::TlsAlpn01)];
+const RUNTIMES: [(&str, RuntimeChoice); 3] =
+    [("docker", RuntimeChoice::Docker), ("process", RuntimeChoice::Process), ("auto", RuntimeChoice::Auto)];

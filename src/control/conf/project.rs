@@ -1,0 +1,232 @@
+//! The meaning of one file in `projects/`: words in, a `Project` out.
+//!
+//! Called by `load` for each file. The rule it keeps: a project's file is read without any other's; what two projects
+//! both claim is settled afterwards, in `claims`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use crate::model::cache::{CachePolicy, CacheRule, CacheVerdict, PathPattern};
+use crate::model::host::HostPattern;
+use crate::model::name::{BranchName, ProjectName};
+use crate::model::project::{Branch, Ci, Origin, Project};
+
+use super::claims::Claim;
+use super::machine::Ground;
+use super::raw::{Sheet, Table, Word};
+use super::{app, repository};
+
+/// What a project's file says.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// `None` when a fault was noted.
+    pub project: Option<Project>,
+    pub claims: Vec<Claim>,
+}
+
+/// Reads the file of the project `name`.
+pub fn read(sheet: &Sheet, name: &ProjectName, ground: &Ground<'_>) -> Said {
+    let Some(tree) = sheet.parse() else { return Said::default() };
+    let mut root = Table::root(sheet, &tree);
+    let has_upstream = root.word("upstream").is_some();
+    let origin = origin(&mut root, ground);
+    let ci = root.word("ci").map_or(Some(Ci::Travis), |word| word.choice(&CIS));
+    let mut hosts = Hosts { sheet, name, ground, claims: Vec::new(), seen: HashMap::new() };
+    let branches = match root.table("branches") {
+        Some(table) => hosts.branches(&table),
+        None => hosts.default_branches(has_upstream),
+    };
+    let app = root.table("app").map(app::read).unwrap_or_default();
+    let cache = root.table("cache").map_or_else(|| ground.cache_policy(), |table| cache(table, ground));
+    let https_only = root.word("https").and_then(|word| word.choice(&HTTPS));
+    let hook_secret = root.table("hooks").and_then(|mut table| {
+        let secret = table.word("secret").and_then(|word| word.secret(ground.base));
+        table.close();
+        secret
+    });
+    root.close();
+    let claims = hosts.claims;
+    let project = origin.zip(ci).filter(|_| sheet.is_good()).map(|(origin, ci)| Project {
+        name: name.clone(),
+        origin,
+        ci,
+        branches,
+        app,
+        cache,
+        https_only,
+        hook_secret,
+    });
+    Said { project, claims }
+}
+
+fn origin(root: &mut Table<'_>, ground: &Ground<'_>) -> Option<Origin> {
+    let (repo, upstream) = (root.word("repo"), root.list("upstream"));
+    match (repo, upstream) {
+        (Some(repo), None) => repository::read(&repo, ground.base).map(Origin::Repository),
+        (None, Some(words)) if words.is_empty() => {
+            root.sheet().note(None, "`upstream` is empty", "", Some("give an address, or a `repo`".to_owned()));
+            None
+        }
+        (None, Some(words)) => Some(Origin::Upstream(words.iter().filter_map(address).collect())),
+        (Some(repo), Some(_)) => {
+            let hint = "`repo` is built and run by Prime, `upstream` runs already: keep one";
+            repo.wrong("a project has either `repo` or `upstream`", hint.to_owned())
+        }
+        (None, None) => {
+            let hint = "repo = \"https://…\", or upstream = \"127.0.0.1:9000\" for what runs already";
+            root.sheet().note(None, "the project has neither `repo` nor `upstream`", "", Some(hint.to_owned()));
+            None
+        }
+    }
+}
+
+fn address(word: &Word<'_>) -> Option<crate::model::address::Address> {
+    let text = word.line()?;
+    match text.strip_prefix("localhost:") {
+        Some(port) => {
+            let hint = format!("names are not looked up on the way of a request: \"127.0.0.1:{port}\"");
+            word.wrong(format!("`{text}` is not an address"), hint)
+        }
+        None => word.parsed(),
+    }
+}
+
+/// Finds the hosts of a project's branches, and keeps a claim for each.
+struct Hosts<'h> {
+    sheet: &'h Sheet,
+    name: &'h ProjectName,
+    ground: &'h Ground<'h>,
+    claims: Vec<Claim>,
+    seen: HashMap<HostPattern, Option<Range<usize>>>,
+}
+
+impl Hosts<'_> {
+    fn default_branches(&mut self, has_upstream: bool) -> BTreeMap<BranchName, Branch> {
+        let names = if has_upstream { vec![BranchName::master()] } else { vec![BranchName::master(), BranchName::dev()] };
+        names.into_iter().map(|name| (name.clone(), Branch { hosts: self.default_hosts(&name, None) })).collect()
+    }
+
+    fn branches(&mut self, table: &Table<'_>) -> BTreeMap<BranchName, Branch> {
+        let mut branches = BTreeMap::new();
+        for (at, word) in table.entries() {
+            let parsed = word.name().parse::<BranchName>();
+            let Some(mut table) = word.table() else { continue };
+            let hosts = table.list("hosts");
+            table.close();
+            match (parsed, hosts) {
+                (Err(fault), _) => {
+                    let hint = "1 to 100 of letters, digits and `.`, `_`, `/`, `-`, as git allows them";
+                    self.sheet.note(Some(at), fault.to_string(), "", Some(hint.to_owned()));
+                }
+                (Ok(name), None) => {
+                    let hosts = self.default_hosts(&name, Some(at));
+                    branches.insert(name, Branch { hosts });
+                }
+                (Ok(name), Some(words)) => {
+                    if words.is_empty() {
+                        let hint = "leave `hosts` out for the default, or name at least one";
+                        self.sheet.note(Some(at), format!("branch `{name}` has no host"), "", Some(hint.to_owned()));
+                    }
+                    let hosts = words.iter().filter_map(|word| self.host(word)).collect();
+                    branches.insert(name, Branch { hosts });
+                }
+            }
+        }
+        if table.entries().next().is_none() {
+            let hint = "leave [branches] out for master and dev, or name at least one";
+            self.sheet.note(Some(table.at()), "the project has no branch", "", Some(hint.to_owned()));
+        }
+        branches
+    }
+
+    fn host(&mut self, word: &Word<'_>) -> Option<HostPattern> {
+        let host = match word.text()?.parse::<HostPattern>() {
+            Ok(host) => host,
+            Err(fault) => return word.wrong_host(&fault),
+        };
+        self.claim(host, Some(word.at()))
+    }
+
+    /// `<name>.<domain>` for master, `<branch>.<name>.<domain>` for the others.
+    fn default_hosts(&mut self, branch: &BranchName, at: Option<Range<usize>>) -> Vec<HostPattern> {
+        let Some(domain) = &self.ground.domain else { return Vec::new() };
+        let prefix = if *branch == BranchName::master() { String::new() } else { format!("{branch}.") };
+        let is_label = !branch.as_str().contains(['.', '/', '_']) && !branch.as_str().ends_with('-');
+        let host = format!("{prefix}{}.{domain}", self.name).parse::<HostPattern>();
+        match host.ok().filter(|_| is_label) {
+            Some(host) => self.claim(host, at).into_iter().collect(),
+            None => {
+                let hint = format!("[branches.\"{branch}\"] with hosts = [\"…\"]");
+                let why = format!("branch `{branch}` has no default host: its name cannot be part of one");
+                self.sheet.note(at, why, "", Some(hint));
+                Vec::new()
+            }
+        }
+    }
+
+    fn claim(&mut self, host: HostPattern, at: Option<Range<usize>>) -> Option<HostPattern> {
+        if let Some(first) = self.seen.get(&host) {
+            let label = format!("`{host}` is claimed already ({})", self.sheet.place(first.as_ref()));
+            self.sheet.note(at, "the project claims a host twice", &label, Some("name it once".to_owned()));
+            return None;
+        }
+        self.seen.insert(host.clone(), at.clone());
+        self.claims.push(Claim { host: host.clone(), at, what: format!("project `{}`", self.name) });
+        Some(host)
+    }
+}
+
+fn cache(mut table: Table<'_>, ground: &Ground<'_>) -> CachePolicy {
+    let mut policy = ground.cache_policy();
+    if let Some(enabled) = table.word("enabled").and_then(|word| word.flag()) {
+        policy.enabled = enabled;
+    }
+    if let Some(bytes) = table.word("object_max").and_then(|word| word.size(1)) {
+        policy.object_max = bytes;
+    }
+    policy.rules = table.list("rules").unwrap_or_default().into_iter().filter_map(cache_rule).collect();
+    table.close();
+    policy
+}
+
+fn cache_rule(word: Word<'_>) -> Option<CacheRule> {
+    let mut table = word.clone().table()?;
+    let (path, ttl, bypass) = (table.word("path"), table.word("ttl"), table.word("bypass"));
+    table.close();
+    let path = match path {
+        Some(path) => cache_path(&path),
+        None => word.wrong("a cache rule needs a `path`", "path = \"/static/*\"".to_owned()),
+    };
+    let verdict = match (ttl, bypass) {
+        (Some(ttl), None) => ttl.duration(std::time::Duration::ZERO..=TTL_MAX).map(CacheVerdict::Ttl),
+        (None, Some(bypass)) => match bypass.flag()? {
+            true => Some(CacheVerdict::Bypass),
+            false => bypass.wrong("`bypass` can only be true", "leave the rule out".to_owned()),
+        },
+        _ => word.wrong("a cache rule has either a `ttl` or `bypass = true`", None),
+    };
+    Some(CacheRule { path: path?, verdict: verdict? })
+}
+
+fn cache_path(word: &Word<'_>) -> Option<PathPattern> {
+    let text = word.line()?;
+    let before = text.strip_suffix('*').unwrap_or(text);
+    match before.starts_with('/') && !before.contains(['*', '?', '#', ' ']) {
+        true => Some(PathPattern::from(text.to_owned())),
+        false => {
+            let hint = "it begins with `/`, without a query, and may end with one `*`";
+            word.wrong(format!("`{text}` is not a path for a cache rule"), hint.to_owned())
+        }
+    }
+}
+
+const TTL_MAX: std::time::Duration = std::time::Duration::from_secs(10 * 365 * 86_400);
+const CIS: [(&str, Ci); 6] = [
+    ("travis", Ci::Travis),
+    ("github", Ci::Github),
+    ("gitlab", Ci::Gitlab),
+    ("gitea", Ci::Gitea),
+    ("generic", Ci::Generic),
+    ("none", Ci::None),
+];
+const HTTPS: [(&str, bool); 2] = [("redirect", true), ("both", false)];

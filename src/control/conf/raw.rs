@@ -1,0 +1,296 @@
+//! A file of conf as typed: words with their places, and the faults found among them.
+//!
+//! Used by everything in this folder that gives words a meaning. The rule it keeps: reading a word never ends the reading
+//! of a file. What is wrong is noted on the sheet with its place, and the next word is read, so that a person sees all
+//! faults at once. For that the tree of values is walked by hand: serde would stop at the first.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::report::{Excerpt, Fault};
+
+/// One file with what is wrong in it.
+#[derive(Debug)]
+pub struct Sheet {
+    /// The path as the person named it.
+    shown: String,
+    text: String,
+    notes: RefCell<Vec<Note>>,
+    /// What no excerpt may show: secrets written where they do not belong.
+    masked: RefCell<Vec<Range<usize>>>,
+}
+
+#[derive(Debug)]
+struct Note {
+    at: Option<Range<usize>>,
+    message: String,
+    label: String,
+    hint: Option<String>,
+}
+
+impl Sheet {
+    pub fn new(shown: String, text: String) -> Self {
+        Self { shown, text, notes: RefCell::default(), masked: RefCell::default() }
+    }
+
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    pub fn text_len(&self) -> usize {
+        self.text.len()
+    }
+
+    pub fn is_good(&self) -> bool {
+        self.notes.borrow().is_empty()
+    }
+
+    /// The file's tree; `None` when it is not TOML, which is then noted.
+    pub fn parse(&self) -> Option<Spanned<DeTable<'_>>> {
+        let (tree, errors) = DeTable::parse_recoverable(&self.text);
+        for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
+            // At the end of the file there is no line to show but the last one.
+            let at = error.span().map(|at| at.start.min(self.text.trim_end().len())..at.end);
+            self.note(at, error.message(), "", None);
+        }
+        errors.is_empty().then_some(tree)
+    }
+
+    /// Notes a fault: at a place in the file, or about the file as a whole.
+    pub fn note(&self, at: Option<Range<usize>>, message: impl Into<String>, label: &str, hint: Option<String>) {
+        let note = Note { at, message: message.into(), label: label.to_owned(), hint };
+        self.notes.borrow_mut().push(note);
+    }
+
+    /// Keeps these bytes out of every excerpt.
+    pub fn mask(&self, at: Range<usize>) {
+        self.masked.borrow_mut().push(at);
+    }
+
+    /// The file and the line of a place in it, for another file's fault.
+    pub fn place(&self, at: Option<&Range<usize>>) -> String {
+        match at {
+            Some(at) => format!("{}:{}", self.shown, Excerpt::of(&self.text, at.clone()).line),
+            None => self.shown.clone(),
+        }
+    }
+
+    /// All that was noted, in the order of the file.
+    pub fn into_faults(self) -> Vec<Fault> {
+        let mut notes = self.notes.into_inner();
+        notes.sort_by_key(|note| note.at.as_ref().map_or(0, |at| at.start));
+        let text = masked(self.text, &self.masked.into_inner());
+        let fault = |note: Note| Fault {
+            message: note.message,
+            file: self.shown.clone(),
+            excerpt: note.at.map(|at| Excerpt::of(&text, at)),
+            label: note.label,
+            hint: note.hint,
+        };
+        notes.into_iter().map(fault).collect()
+    }
+}
+
+/// `text` with stars for the characters of `ranges`; every byte keeps its place.
+fn masked(text: String, ranges: &[Range<usize>]) -> String {
+    if ranges.is_empty() {
+        return text;
+    }
+    let is_masked = |byte: usize| ranges.iter().any(|range| range.contains(&byte));
+    let cover = |(at, character): (usize, char)| match is_masked(at) && character != '\n' {
+        true => "*".repeat(character.len_utf8()),
+        false => character.to_string(),
+    };
+    text.char_indices().map(cover).collect()
+}
+
+/// One table, from which words are taken by key. What nobody took is unknown.
+#[derive(Debug)]
+pub struct Table<'s> {
+    sheet: &'s Sheet,
+    entries: &'s DeTable<'s>,
+    at: Range<usize>,
+    asked: Vec<&'static str>,
+}
+
+impl<'s> Table<'s> {
+    pub fn root(sheet: &'s Sheet, tree: &'s Spanned<DeTable<'s>>) -> Self {
+        Self { sheet, entries: tree.get_ref(), at: tree.span(), asked: Vec::new() }
+    }
+
+    pub fn sheet(&self) -> &'s Sheet {
+        self.sheet
+    }
+
+    pub fn at(&self) -> Range<usize> {
+        self.at.clone()
+    }
+
+    pub fn word(&mut self, key: &'static str) -> Option<Word<'s>> {
+        self.asked.push(key);
+        let value = self.entries.get(key)?;
+        Some(Word { sheet: self.sheet, name: key, value: value.get_ref(), at: value.span() })
+    }
+
+    pub fn table(&mut self, key: &'static str) -> Option<Table<'s>> {
+        self.word(key)?.table()
+    }
+
+    /// The words of a list; one word alone is a list of one. `None` when the key is absent.
+    pub fn list(&mut self, key: &'static str) -> Option<Vec<Word<'s>>> {
+        self.word(key).map(Word::list)
+    }
+
+    /// Every key with its place and its word, for tables whose keys people choose.
+    pub fn entries(&self) -> impl Iterator<Item = (Range<usize>, Word<'s>)> + use<'s> {
+        let sheet = self.sheet;
+        self.entries.iter().map(move |(key, value)| {
+            (key.span(), Word { sheet, name: key.get_ref(), value: value.get_ref(), at: value.span() })
+        })
+    }
+
+    /// Notes a fault at a key that is known and not wanted here.
+    pub fn refuse(&mut self, key: &'static str, why: &str, hint: &str) {
+        self.asked.push(key);
+        if let Some((key, _)) = self.entries.get_key_value(key) {
+            self.sheet.note(Some(key.span()), why, "", Some(hint.to_owned()));
+        }
+    }
+
+    /// Notes every key that was not asked for.
+    pub fn close(self) {
+        for key in self.entries.keys().filter(|key| !self.asked.contains(&key.get_ref().as_ref())) {
+            let hint = match closest(key.get_ref(), &self.asked) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => format!("known here: {}", self.asked.join(", ")),
+            };
+            self.sheet.note(Some(key.span()), format!("unknown key `{}`", key.get_ref()), "", Some(hint));
+        }
+    }
+}
+
+/// One value, with the name that it goes by.
+#[derive(Debug, Clone)]
+pub struct Word<'s> {
+    sheet: &'s Sheet,
+    name: &'s str,
+    value: &'s DeValue<'s>,
+    at: Range<usize>,
+}
+
+impl<'s> Word<'s> {
+    pub fn name(&self) -> &'s str {
+        self.name
+    }
+
+    pub fn at(&self) -> Range<usize> {
+        self.at.clone()
+    }
+
+    pub fn value(&self) -> &'s DeValue<'s> {
+        self.value
+    }
+
+    pub fn text(&self) -> Option<&'s str> {
+        match self.value {
+            DeValue::String(text) => Some(text.as_ref()),
+            _ => self.wrong_type("a string"),
+        }
+    }
+
+    pub fn table(self) -> Option<Table<'s>> {
+        match self.value {
+            DeValue::Table(entries) => Some(Table { sheet: self.sheet, entries, at: self.at, asked: Vec::new() }),
+            _ => self.wrong_type("a table"),
+        }
+    }
+
+    pub fn list(self) -> Vec<Word<'s>> {
+        match self.value {
+            DeValue::Array(items) => {
+                let word = |item: &'s Spanned<DeValue<'s>>| Word { value: item.get_ref(), at: item.span(), ..self };
+                items.iter().map(word).collect()
+            }
+            _ => vec![self],
+        }
+    }
+
+    /// Notes what is wrong with this word. Gives `None`, for whoever has to give something.
+    pub fn wrong<T>(&self, message: impl Into<String>, hint: impl Into<Option<String>>) -> Option<T> {
+        self.wrong_at(message, "", hint)
+    }
+
+    /// The same with a label beside the mark.
+    pub fn wrong_at<T>(
+        &self,
+        message: impl Into<String>,
+        label: &str,
+        hint: impl Into<Option<String>>,
+    ) -> Option<T> {
+        self.sheet.note(Some(self.at()), message, label, hint.into());
+        None
+    }
+
+    pub fn wrong_type<T>(&self, wanted: &str) -> Option<T> {
+        self.wrong_at(format!("`{}` must be {wanted}", self.name), &format!("this is {}", kind(self.value)), None)
+    }
+
+    /// Keeps this word out of every excerpt.
+    pub fn mask(&self) {
+        self.sheet.mask(self.at());
+    }
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a point",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// What somebody may have meant who wrote `text`.
+pub fn closest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
+    let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(text, known);
+    let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(&best) >= 0.6).then_some(best)
+}
+
+/// After the first syntax errors of a file, the later ones are often their echo.
+const SYNTAX_ERRORS_MAX: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_masked_word_is_in_no_excerpt_of_its_line() {
+        let sheet = Sheet::new("a.toml".into(), "a = { secret = \"hünter2\", x = 1 }".into());
+        {
+            let tree = sheet.parse().unwrap();
+            let mut root = Table::root(&sheet, &tree);
+            let mut table = root.table("a").unwrap();
+            let secret = table.word("secret").unwrap();
+            secret.mask();
+            secret.wrong::<()>("inline", None);
+            table.close();
+        }
+        let faults = sheet.into_faults();
+        assert_eq!(faults.len(), 2);
+        assert!(faults.iter().all(|fault| !fault.to_string().contains("nter")), "{faults:?}");
+        assert_eq!(faults[1].excerpt.as_ref().unwrap().text.find("x = 1"), Some(27));
+    }
+
+    #[test]
+    fn only_a_likely_word_is_proposed() {
+        assert_eq!(closest("drian", &["drain", "health"]), Some("drain"));
+        assert_eq!(closest("zebra", &["drain", "health"]), None);
+    }
+}
