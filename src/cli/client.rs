@@ -33,11 +33,11 @@ impl Client {
     /// For the state directory that conf names.
     pub fn new(common: &Common) -> Result<Self, Failure> {
         let dir = conf_dir(common)?;
-        let state_dir = conf::state_dir(&dir).map_err(|faults| {
+        let loaded = conf::load(&dir, None).map_err(|faults| {
             report::print_faults(&faults);
             Failure::Told(Exit::Failed)
         })?;
-        Ok(Self { socket: paths::admin_socket(&state_dir) })
+        Ok(Self { socket: paths::admin_socket(&loaded.conf.machine.state_dir) })
     }
 
     pub fn at(socket: PathBuf) -> Self {

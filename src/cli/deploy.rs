@@ -77,7 +77,8 @@ impl Telling {
             }
             Some(Outcome::Live { .. }) | None if serves => {
                 self.ending = Some(Ok(()));
-                format!("{release} serves")
+                let swap = deployment.swap.unwrap_or_default().as_secs_f64() * 1000.0;
+                format!("{release} serves (swap {swap:.1} ms)")
             }
             _ => deployment.stage.to_string(),
         };

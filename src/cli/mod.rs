@@ -184,7 +184,8 @@ fn run(line: Line) -> Done {
     match verb {
         Verb::Serve => serve::run(&conf_dir(&common)?),
         Verb::Demo(options) => demo::run(options),
-        Verb::Check => check::run(&conf_dir(&common)?, common.json),
+        Verb::Check if check::run(&conf_dir(&common)?, common.json) => Ok(()),
+        Verb::Check => Err(Failure::Told(Exit::Failed)),
         Verb::Reload => reload::run(&common),
         Verb::Status => status::run(&common),
         Verb::Host { name, repository, main_url } => host::run(&common, &name, &repository, main_url.as_deref()),

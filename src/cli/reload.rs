@@ -12,9 +12,9 @@ pub fn run(common: &Common) -> Done {
         print_json(&outcome)?;
     } else {
         report::print_faults(&outcome.faults);
-        match (outcome.is_applied, outcome.changes.is_empty()) {
-            (true, true) => println!("nothing changed"),
-            (true, false) => println!("reloaded: {}", outcome.changes.join("; ")),
+        match (outcome.is_applied, &outcome.changes) {
+            (true, None) => println!("nothing changed"),
+            (true, Some(changes)) => println!("reloaded; {changes}"),
             (false, _) => println!("not reloaded: everything is as it was"),
         }
     }

@@ -4,6 +4,7 @@
 //! serving what it was told last, and the next `serve` finds store, edge and apps as they are.
 
 pub mod certs;
+mod child;
 pub mod conf;
 pub mod deploy;
 pub mod hooks;
@@ -71,8 +72,6 @@ pub enum ServeError {
     Metrics(#[from] prometheus::Error),
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
-    #[error("conf cannot be watched: {0}")]
-    Watch(#[from] conf::ConfError),
 }
 
 /// How a control ends.
@@ -85,6 +84,7 @@ enum Ending {
 
 /// Runs control until a signal ends it. `ready` is called once everything is served.
 pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(), ServeError> {
+    let files = conf::watch(dir.clone()).await;
     let loaded = conf::load(&dir, None).map_err(ServeError::Conf)?;
     let (conf, faults) = (Arc::new(loaded.conf), loaded.faults);
     let state_dir = conf.machine.state_dir.clone();
@@ -95,6 +95,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     let history = History::new(store);
     let runtime = Runtime::choose(&conf.machine).await?;
     let mut found = look_around(&conf, &history, &runtime).await?;
+    found.clean(&history, &runtime).await;
 
     let control_socket = bind(&paths::control_socket(&state_dir))?;
     let metrics_socket = bind(&paths::metrics_socket(&state_dir))?;
@@ -130,12 +131,12 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     tokio::spawn(rates.clone().sample(live.clone()));
 
     let office = Arc::new(Office { workshop: workshop.clone(), desk, reload: reload.clone(), rates, certificates });
-    let counter = Counter::new(office.clone(), Hooks::new(), challenges);
+    let counter = Counter::new(office.clone(), Hooks::default(), challenges);
     tokio::spawn(web::serve(control_socket, web::public::router(counter)));
     tokio::spawn(web::serve(admin_socket, web::admin::router(office.clone())));
 
     ready(&web::admin::status_of(&office).await);
-    match until_ended(&dir, &reload).await? {
+    match until_ended(files, &reload).await? {
         Ending::Stop => stop(&workshop).await,
         Ending::Leave => tracing::info!("control leaves; edge and apps go on"),
     }
@@ -199,11 +200,10 @@ async fn certify(live: Live, mut certificates: watch::Receiver<Vec<Certificate>>
 }
 
 /// Reloads conf for SIGHUP and for changed files until a signal ends control.
-async fn until_ended(dir: &Path, reload: &Reload) -> Result<Ending, ServeError> {
+async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload) -> Result<Ending, ServeError> {
     let on = |kind| signal(kind).map_err(ServeError::Signals);
     let (mut hangup, mut interrupt) = (on(SignalKind::hangup())?, on(SignalKind::interrupt())?);
     let (mut terminate, mut leave) = (on(SignalKind::terminate())?, on(SignalKind::user_defined2())?);
-    let mut files = conf::watch(dir.to_owned())?;
     loop {
         tokio::select! {
             _ = hangup.recv() => drop(reload.now().await),
@@ -219,7 +219,14 @@ async fn until_ended(dir: &Path, reload: &Reload) -> Result<Ending, ServeError> 
 async fn stop(workshop: &Workshop) {
     tracing::info!("stopping");
     workshop.live.stop_edge(STOP_WITHIN).await;
-    if let Err(error) = workshop.runtime.stop_everything(STOP_WITHIN).await {
-        tracing::error!(%error, "not every app could be stopped");
+    let running = workshop.runtime.running().await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the apps that run could not be listed");
+        Vec::new()
+    });
+    let stopping = running.iter().map(|replica| workshop.runtime.stop(replica, STOP_WITHIN));
+    for outcome in futures_util::future::join_all(stopping).await {
+        if let Err(error) = outcome {
+            tracing::error!(%error, "an app could not be stopped");
+        }
     }
 }

@@ -67,10 +67,10 @@ impl Reloader {
     async fn reload(&self) -> Reloaded {
         let outcome = self.apply().await;
         for fault in &outcome.faults {
-            tracing::error!("conf: {fault}");
+            tracing::error!("{}", fault.to_string().trim_end());
         }
         if outcome.is_applied {
-            tracing::info!(changes = outcome.changes.join("; "), "conf is reloaded");
+            tracing::info!(changes = outcome.changes.as_deref().unwrap_or("none"), "conf is reloaded");
         }
         self.workshop.observed.reloaded(outcome.faults.is_empty());
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&outcome.faults);
@@ -81,40 +81,41 @@ impl Reloader {
         let old = self.workshop.conf();
         let (dir, previous) = (self.dir.clone(), old.clone());
         let loading = tokio::task::spawn_blocking(move || conf::load(&dir, Some(&previous)));
-        let (new, mut faults) = match loading.await {
+        let (new, faults) = match loading.await {
             Ok(Ok(loaded)) => (loaded.conf, loaded.faults),
             Ok(Err(faults)) => return Reloaded { faults, ..Reloaded::default() },
-            Err(error) => return refused(Fault::new(format!("conf could not be loaded: {error}"))),
+            Err(error) => return self.refused(format!("conf could not be loaded: {error}"), None),
         };
-        if let Some(fault) = needs_restart(&old, &new) {
-            faults.push(fault);
-            return Reloaded { faults, ..Reloaded::default() };
+        if let Some(key) = needs_restart(&old, &new) {
+            let hint = "stop `opri serve` and start it again, or take the change back";
+            return self.refused(format!("`{key}` cannot change while Prime runs"), Some(hint));
         }
-        let changes = conf::differences(&old, &new);
+        let changes = conf::changes(&old, &new);
         let new = Arc::new(new);
         if let Err(error) = self.workshop.live.conf(new.clone()).await {
-            faults.push(Fault::new(crate::report::with_causes(&error)));
-            return Reloaded { faults, ..Reloaded::default() };
+            return self.refused(crate::report::with_causes(&error), None);
         }
         self.publish.send_replace(new.clone());
         deploy::conf_changed(&self.workshop, &old, &new).await;
         Reloaded { is_applied: true, changes, faults }
     }
-}
 
-fn refused(fault: Fault) -> Reloaded {
-    Reloaded { faults: vec![fault], ..Reloaded::default() }
+    /// For what is wrong with the machine's conf only in this moment.
+    fn refused(&self, message: String, hint: Option<&str>) -> Reloaded {
+        let file = self.dir.join("prime.toml").display().to_string();
+        let hint = hint.map(str::to_owned);
+        let fault = Fault { message, file, excerpt: None, label: String::new(), hint };
+        Reloaded { faults: vec![fault], ..Reloaded::default() }
+    }
 }
 
 /// What a running control cannot change under itself.
-fn needs_restart(old: &Conf, new: &Conf) -> Option<Fault> {
+fn needs_restart(old: &Conf, new: &Conf) -> Option<&'static str> {
     let (old, new) = (&old.machine, &new.machine);
-    let what = match () {
-        () if old.state_dir != new.state_dir => "state_dir",
-        () if old.runtime != new.runtime => "runtime",
-        () if old.build.parallel != new.build.parallel => "[build] parallel",
-        () => return None,
-    };
-    let hint = "stop `opri serve` and start it again, or take the change back";
-    Some(Fault::new(format!("`{what}` of prime.toml cannot change while Prime runs")).with_hint(hint))
+    match () {
+        () if old.state_dir != new.state_dir => Some("state_dir"),
+        () if old.runtime != new.runtime => Some("runtime"),
+        () if old.build.parallel != new.build.parallel => Some("[build] parallel"),
+        () => None,
+    }
 }

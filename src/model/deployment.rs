@@ -143,6 +143,9 @@ pub struct Deployment {
     pub outcome: Option<Outcome>,
     pub accepted_at: SystemTime,
     pub ended_at: Option<SystemTime>,
+    /// From the decision until the edge served the new release.
+    #[serde(default)]
+    pub swap: Option<std::time::Duration>,
     /// How often control went away in the middle of it.
     #[serde(default)]
     pub interrupted: u32,
@@ -164,6 +167,7 @@ impl Deployment {
             outcome: None,
             accepted_at: now,
             ended_at: None,
+            swap: None,
             interrupted: 0,
         }
     }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::control::runtime::RuntimeError;
 use crate::model::address::Address;
 use crate::model::app::HealthCheck;
 
@@ -24,28 +25,45 @@ const ASKING: Duration = Duration::from_secs(5);
 pub enum GateError {
     #[error("the app ended before it was ready: {0}")]
     Ended(String),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error("the app was not ready within {} s: {last}", .timeout.as_secs_f32())]
     NotReady { timeout: Duration, last: String },
 }
 
-/// Waits until one of `candidates` answers the health check; tells which. `ended` resolves when the replica is gone.
+/// Who is asked, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Where it may answer.
+    pub candidates: &'a [Address],
+    pub check: &'a HealthCheck,
+    /// The Host that the health check names.
+    pub host: &'a str,
+}
+
+/// Waits until a candidate answers the health check; tells which. `prepare` is called before each asking, `ended`
+/// resolves when the replica is gone.
 pub async fn pass(
-    candidates: &[Address],
-    check: &HealthCheck,
-    host: &str,
+    asked: Asked<'_>,
+    prepare: impl Fn() -> Result<(), RuntimeError>,
     ended: impl Future<Output = String>,
 ) -> Result<Address, GateError> {
     tokio::select! {
         how = ended => Err(GateError::Ended(how)),
-        answer = ask_until_ready(candidates, check, host) => answer,
+        answer = ask_until_ready(asked, prepare) => answer,
     }
 }
 
-async fn ask_until_ready(candidates: &[Address], check: &HealthCheck, host: &str) -> Result<Address, GateError> {
+async fn ask_until_ready(
+    asked: Asked<'_>,
+    prepare: impl Fn() -> Result<(), RuntimeError>,
+) -> Result<Address, GateError> {
+    let Asked { candidates, check, host } = asked;
     let deadline = Instant::now() + check.timeout;
     let mut pause = EAGER.min(check.interval);
     let mut last = "nothing was listening".to_owned();
     loop {
+        prepare()?;
         for address in candidates {
             let left = deadline.saturating_duration_since(Instant::now()).min(ASKING);
             match timeout(left, ask(address, check, host)).await {

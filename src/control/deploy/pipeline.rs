@@ -12,7 +12,7 @@ use super::history::{ActiveRecord, Placed};
 use super::{DeployError, Workshop, gate, host_of, supervise};
 use crate::control::conf;
 use crate::control::live::Active;
-use crate::control::runtime::{BuildLog, BuildOrder};
+use crate::control::runtime::{BuildLog, BuildOrder, Replica, Task};
 use crate::model::app::{AppSpec, AppWish};
 use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
 use crate::model::name::{Commit, Site};
@@ -49,16 +49,16 @@ struct Attempt {
 impl Attempt {
     async fn deploy(&mut self) -> Result<(), DeployError> {
         self.count_interruptions()?;
-        let mut log = BuildLog::open(&self.workshop.build_log(&self.deployment)).await?;
+        let log = BuildLog::create(&self.workshop.build_log(&self.deployment))?;
         let release = match self.deployment.cause {
             Cause::Rollback { release } => self.earlier(release).await?,
             _ => {
                 let commit = self.fetch().await?;
-                self.build(commit, &mut log).await?
+                self.build(commit, &log).await?
             }
         };
         self.step_back_for_newer()?;
-        let placed = self.start(&release, &mut log).await?;
+        let placed = self.start(&release, &log).await?;
         self.swap(release, placed).await
     }
 
@@ -83,7 +83,7 @@ impl Attempt {
         Ok(commit)
     }
 
-    async fn build(&mut self, commit: Commit, log: &mut BuildLog) -> Result<Release, DeployError> {
+    async fn build(&mut self, commit: Commit, log: &BuildLog) -> Result<Release, DeployError> {
         let site = self.deployment.id.site.clone();
         let _turn = self.workshop.builds.acquire().await.map_err(|_| DeployError::Stopping)?;
         self.step_back_for_newer()?;
@@ -94,8 +94,8 @@ impl Attempt {
         let app = self.specification(&commit).await?;
         let source = self.workshop.source.archive(&site.project, &commit).await?;
         let limits = self.workshop.conf().machine.build;
-        let order = BuildOrder { site: &site, number, commit: &commit, app: &app, limits };
-        let artifact = self.workshop.runtime.build(&order, source, log).await?;
+        let order = BuildOrder { site: site.clone(), number, commit: commit.clone(), app: app.clone(), limits };
+        let artifact = self.workshop.runtime.build(&order, Box::pin(source), log).await?;
         self.made = Some(artifact.clone());
         Ok(Release { site, number, commit, artifact, app, built_at: SystemTime::now() })
     }
@@ -125,12 +125,13 @@ impl Attempt {
     }
 
     /// Starts every replica on addresses of its own and takes each through the gate.
-    async fn start(&mut self, release: &Release, log: &mut BuildLog) -> Result<Vec<Placed>, DeployError> {
+    async fn start(&mut self, release: &Release, log: &BuildLog) -> Result<Vec<Placed>, DeployError> {
         self.enter(Stage::Starting).await?;
         let mut environment = self.workshop.environment(release);
         if let (Some(command), false) = (&release.app.release, self.is_rollback()) {
-            let limits = self.workshop.conf().machine.build;
-            self.workshop.runtime.run_once(release, command, &environment, limits, log).await?;
+            let limit = self.workshop.conf().machine.build.timeout;
+            let task = Task { command, env: &environment, limit };
+            self.workshop.runtime.run_once(release, task, log).await?;
         }
         let mut replicas = Vec::new();
         for index in 0..release.app.replicas {
@@ -152,8 +153,8 @@ impl Attempt {
             match supervise::through_the_gate(&self.workshop, release, replica).await {
                 Ok(address) => placed.push(Placed { replica: replica.clone(), address }),
                 Err(error) => {
-                    let words = self.workshop.runtime.tail(replica, LAST_WORDS).await;
-                    log.write_line(&format!("the app's last words:\n{words}")).await;
+                    let words = self.workshop.runtime.tail(replica, LAST_WORDS).await.unwrap_or_default();
+                    log.line(&format!("the app's last words:\n{words}"));
                     self.stop_all(&replicas).await;
                     return Err(with_last_words(error, &words));
                 }
@@ -182,6 +183,7 @@ impl Attempt {
         };
         let took = self.workshop.live.activate(site.clone(), serving(&release, &active)).await?;
         self.workshop.observed.swapped(took);
+        self.deployment.swap = Some(took);
         tracing::info!(deployment = %self.deployment.id, release = release.name(), ?took, "swapped");
         supervise::watch_over(&self.workshop, &release, &active);
         self.enter(Stage::Draining).await?;
@@ -243,7 +245,7 @@ impl Attempt {
         matches!(self.deployment.cause, Cause::Rollback { .. })
     }
 
-    async fn stop_all(&self, replicas: &[crate::control::runtime::Replica]) {
+    async fn stop_all(&self, replicas: &[Replica]) {
         for replica in replicas {
             if let Err(error) = self.workshop.runtime.stop(replica, STOP_GRACE).await {
                 tracing::error!(%error, "a replica could not be stopped");

@@ -12,7 +12,7 @@ use super::pipeline::serving;
 use super::{DeployError, Workshop, supervise};
 use crate::control::conf::Conf;
 use crate::control::live::Active;
-use crate::control::runtime::{Running, Runtime};
+use crate::control::runtime::{Replica, Runtime};
 use crate::control::store::StoreError;
 use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
 use crate::model::name::Site;
@@ -30,7 +30,7 @@ pub struct Found {
     pub watched: Vec<(Release, ActiveRecord)>,
     /// To be begun again, oldest first.
     pub unfinished: Vec<Deployment>,
-    orphans: Vec<Running>,
+    orphans: Vec<Replica>,
 }
 
 /// Looks at store and machine, and settles what each deployment that was under way has become.
@@ -44,12 +44,12 @@ pub async fn look_around(conf: &Conf, history: &History, runtime: &Runtime) -> R
             let Some((release, active)) = active_release(history, &site).await? else { continue };
             wanted.extend(active.replicas.iter().map(|placed| placed.replica.id.clone()));
             let mut answering = active.clone();
-            answering.replicas.retain(|placed| alive.iter().any(|running| running.replica.id == placed.replica.id));
+            answering.replicas.retain(|placed| alive.iter().any(|replica| replica.id == placed.replica.id));
             found.running.insert(site, serving(&release, &answering));
             found.watched.push((release, active));
         }
     }
-    found.orphans = alive.into_iter().filter(|running| !wanted.contains(&running.replica.id)).collect();
+    found.orphans = alive.into_iter().filter(|replica| !wanted.contains(&replica.id)).collect();
     for deployment in history.unfinished().await? {
         found.unfinished.extend(settle(history, deployment).await?);
     }
@@ -57,6 +57,17 @@ pub async fn look_around(conf: &Conf, history: &History, runtime: &Runtime) -> R
 }
 
 impl Found {
+    /// Removes what a crash left half made. Only before new work begins: work under way looks the same.
+    pub async fn clean(&self, history: &History, runtime: &Runtime) {
+        let outcome = async {
+            let kept: Vec<Artifact> = history.all_releases().await?.into_iter().map(|release| release.artifact).collect();
+            Ok::<_, DeployError>(runtime.clean(&kept).await?)
+        };
+        if let Err(error) = outcome.await {
+            tracing::warn!(%error, "leftovers could not be removed");
+        }
+    }
+
     /// Once the edge holds what serves: supervision begins, and leftovers go.
     pub fn take_up(&mut self, workshop: &Arc<Workshop>) {
         for (release, active) in self.watched.drain(..) {
@@ -99,19 +110,14 @@ async fn settle(history: &History, mut deployment: Deployment) -> Result<Option<
 }
 
 /// Stops what serves nobody, old releases after their drain, and removes what no release needs.
-async fn clear_away(workshop: &Workshop, orphans: Vec<Running>) -> Result<(), DeployError> {
+async fn clear_away(workshop: &Workshop, orphans: Vec<Replica>) -> Result<(), DeployError> {
     for orphan in orphans {
         let release = workshop.history.release(&orphan.site, orphan.release).await?;
         if let Some(release) = release {
             workshop.live.drained(release.upstream(), release.app.drain).await;
         }
         tracing::info!(site = %orphan.site, release = orphan.release, "a leftover is stopped");
-        workshop.runtime.stop(&orphan.replica, STOP_GRACE).await?;
+        workshop.runtime.stop(&orphan, STOP_GRACE).await?;
     }
     Ok(())
-}
-
-/// The artifacts that releases need.
-pub async fn needed(history: &History) -> Result<Vec<Artifact>, StoreError> {
-    Ok(history.all_releases().await?.into_iter().map(|release| release.artifact).collect())
 }

@@ -141,7 +141,7 @@ pub fn body_max(headers: &HeaderMap) -> usize {
 }
 
 /// Who says that it speaks. Gitea and Forgejo send GitHub's headers beside their own, so they are looked for first.
-fn provider(headers: &HeaderMap) -> Result<Provider, Refusal> {
+pub fn provider(headers: &HeaderMap) -> Result<Provider, Refusal> {
     let has = |prefix: &str| headers.keys().any(|name| name.as_str().starts_with(prefix));
     let is_form = || media_type(headers).is_ok_and(|kind| kind == FORM);
     let agent = || headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Travis CI"));

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -21,9 +22,13 @@ use crate::control::certs::Certificate;
 use crate::control::deploy::desk::Desk;
 use crate::control::deploy::{DeployError, Workshop};
 use crate::control::reload::Reload;
+use crate::control::runtime::{ByteStream, follow_file, tail_file};
 use crate::link::Purge;
 use crate::model::deployment::{Cause, DeploymentId};
 use crate::model::name::Site;
+
+/// How far back a log is shown, in lines.
+const LINES: usize = 1000;
 
 /// What the endpoints need; made once.
 #[derive(Debug)]
@@ -74,13 +79,18 @@ impl From<DeployError> for Refused {
 type Answer<T> = Result<Json<T>, Refused>;
 
 async fn status(State(office): State<Arc<Office>>) -> Json<Status> {
+    Json(status_of(&office).await)
+}
+
+/// What runs, on one screen.
+pub async fn status_of(office: &Office) -> Status {
     let conf = office.workshop.conf();
     let view = office.workshop.live.view();
     let url = |host| office.workshop.live.url(&conf, host);
-    let serving = overview::sites(&office).await.map_or(0, |sites| {
+    let serving = overview::sites(office).await.map_or(0, |sites| {
         sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count()
     });
-    Json(Status {
+    Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         edge: EdgeStatus { pid: view.edge_pid, version: view.edge_version, was_adopted: view.edge_was_adopted },
@@ -92,7 +102,7 @@ async fn status(State(office): State<Arc<Office>>) -> Json<Status> {
         projects: conf.projects.len(),
         sites_serving: serving,
         faults: office.reload.faults(),
-    })
+    }
 }
 
 async fn list(State(office): State<Arc<Office>>) -> Answer<Vec<SiteLine>> {
@@ -182,26 +192,36 @@ struct OfLogs {
 /// Plain text: the app's output, or the newest build's.
 async fn logs(State(office): State<Arc<Office>>, Query(query): Query<OfLogs>) -> Result<Response, Refused> {
     known(&office, &query.site)?;
-    let history = &office.workshop.history;
-    let path = if query.build {
-        let newest = history.deployments(&query.site).await.map_err(DeployError::from)?.pop();
-        newest.map(|deployment| office.workshop.build_log(&deployment))
-    } else {
-        None
-    };
-    let stream = match (path, query.build) {
-        (Some(path), _) => follow::file(path, query.follow),
-        (None, true) => return Err(nothing_yet(&query.site)),
-        (None, false) => {
-            let active = history.active(&query.site).await.map_err(DeployError::from)?;
-            let active = active.ok_or_else(|| nothing_yet(&query.site))?;
-            let release = history.release(&query.site, active.release).await.map_err(DeployError::from)?;
-            let release = release.ok_or_else(|| nothing_yet(&query.site))?;
-            let replicas = active.replicas.into_iter().map(|placed| placed.replica).collect();
-            office.workshop.runtime.logs(&release, replicas, query.follow).await.map_err(DeployError::from)?
-        }
-    };
+    let stream = if query.build { build_log(&office, &query).await? } else { app_log(&office, &query).await? };
     Ok(axum::body::Body::from_stream(stream).into_response())
+}
+
+async fn build_log(office: &Office, query: &OfLogs) -> Result<ByteStream, Refused> {
+    let newest = office.workshop.history.deployments(&query.site).await.map_err(DeployError::from)?.pop();
+    let path = office.workshop.build_log(&newest.ok_or_else(|| nothing_yet(&query.site))?);
+    if query.follow {
+        return Ok(follow_file(path, LINES));
+    }
+    Ok(whole(tail_file(&path, LINES).map_err(DeployError::from)?))
+}
+
+async fn app_log(office: &Office, query: &OfLogs) -> Result<ByteStream, Refused> {
+    let active = office.workshop.history.active(&query.site).await.map_err(DeployError::from)?;
+    let replicas = active.ok_or_else(|| nothing_yet(&query.site))?.replicas;
+    let runtime = &office.workshop.runtime;
+    if query.follow {
+        let streams = replicas.iter().map(|placed| runtime.follow(&placed.replica, LINES));
+        return Ok(Box::pin(stream::select_all(streams)));
+    }
+    let mut text = String::new();
+    for placed in &replicas {
+        text.push_str(&runtime.tail(&placed.replica, LINES).await.map_err(DeployError::from)?);
+    }
+    Ok(whole(text))
+}
+
+fn whole(text: String) -> ByteStream {
+    Box::pin(stream::once(async move { Ok(text.into()) }))
 }
 
 fn nothing_yet(site: &Site) -> Refused {

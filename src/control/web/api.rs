@@ -109,8 +109,8 @@ pub struct Purged {
 pub struct Reloaded {
     /// Whether anything of the new conf holds.
     pub is_applied: bool,
-    /// What changed, for people.
-    pub changes: Vec<String>,
+    /// What changed, in words; `None` when nothing did.
+    pub changes: Option<String>,
     pub faults: Vec<Fault>,
 }
 

@@ -1,10 +1,9 @@
-//! Streams that go on while something happens: a deployment told live, a log file that grows.
+//! A deployment told live: its stages, and the lines of its build as they come.
 //!
 //! Called by the admin API. A follower that goes away ends its task; one that is slow keeps nobody else waiting.
 
 use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,36 +23,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Pieces that may wait for a slow follower.
 const AHEAD: usize = 64;
 
-/// Bytes as they come.
-pub type Pieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
-
 /// JSON lines of `Followed`, from how it stands now until it serves or has ended.
 pub fn deployment(office: Arc<Office>, now: Deployment, changes: broadcast::Receiver<Deployment>) -> Body {
     let (pieces, body) = channel();
     tokio::spawn(tell(office, now, changes, pieces));
     Body::from_stream(body)
-}
-
-/// A file, and with `is_followed` what is added to it later.
-pub fn file(path: PathBuf, is_followed: bool) -> Pieces {
-    let (pieces, body) = channel();
-    tokio::spawn(async move {
-        let mut tail = Tail::new(path);
-        loop {
-            let more = tail.more().await;
-            if !more.is_empty() && pieces.send(more.into()).await.is_err() {
-                return;
-            }
-            if !is_followed {
-                return;
-            }
-            tokio::select! {
-                () = sleep(LOOK_AGAIN) => {}
-                () = pieces.closed() => return,
-            }
-        }
-    });
-    Box::pin(body)
 }
 
 async fn tell(

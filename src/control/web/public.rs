@@ -20,7 +20,7 @@ use super::admin::Office;
 use super::dashboard;
 use crate::control::certs::Challenges;
 use crate::control::deploy::desk::Accepted;
-use crate::control::hooks::{BODY_MAX, Delivery, Hooks, Verdict};
+use crate::control::hooks::{self, Delivery, GITHUB_BODY_MAX, Hooks, Verdict};
 use crate::model::host::HostName;
 use crate::model::push::{Provider, Push};
 
@@ -47,70 +47,61 @@ impl Counter {
 pub fn router(counter: Arc<Counter>) -> Router {
     Router::new()
         .route("/events", post(hook))
-        .route("/events/{token}", post(hook_with_token))
+        .route("/events/{token}", post(hook))
         .route("/.well-known/acme-challenge/{token}", get(challenge))
         .route("/", get(front))
-        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(DefaultBodyLimit::max(GITHUB_BODY_MAX))
         .with_state(counter)
 }
 
 async fn hook(State(counter): State<Arc<Counter>>, headers: HeaderMap, body: Bytes) -> Response {
-    take_hook(&counter, None, &headers, &body).await
-}
-
-async fn hook_with_token(
-    State(counter): State<Arc<Counter>>,
-    Path(token): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    take_hook(&counter, Some(&token), &headers, &body).await
-}
-
-/// A token in the path is a second factor for those who put one into the URL; who has none configured may leave it out.
-async fn take_hook(counter: &Counter, token: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Response {
     let observed = &counter.office.workshop.observed;
     let Ok(_turn) = counter.turns.try_acquire() else {
         observed.hook(None, "too-many");
         return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "5")], "too many hooks at once\n").into_response();
     };
     let conf = counter.office.workshop.conf();
-    if !conf.machine.hooks.admits(token) {
-        observed.hook(None, "refused");
-        return (StatusCode::NOT_FOUND, "no such place\n").into_response();
-    }
-    let delivery = Delivery { headers, body };
+    let provider = hooks::provider(headers).ok();
+    let delivery = Delivery { headers: &headers, body: &body };
     let judging = counter.hooks.judge(&delivery, &conf.machine, &conf.projects);
-    let Ok((provider, verdict)) = timeout(PATIENCE, judging).await else {
-        observed.hook(None, "stuck");
+    let Ok(verdict) = timeout(PATIENCE, judging).await else {
+        observed.hook(provider, "stuck");
         return (StatusCode::SERVICE_UNAVAILABLE, "the hook could not be judged in time\n").into_response();
     };
     match verdict {
-        Verdict::Push(push) => accept(counter, provider, push).await,
-        Verdict::Ignored(why) => ignored(counter, provider, why.to_string()),
+        Verdict::Push(pushes) => accept(&counter, provider, pushes).await,
+        Verdict::Ignored(why) => ignored(&counter, provider, why),
         Verdict::Refused(refusal) => {
             observed.hook(provider, "refused");
             tracing::warn!(?provider, %refusal, "a hook was refused");
-            let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
-            (status, axum::Json(json!({ "error": refusal.to_string() }))).into_response()
+            (refusal.status(), axum::Json(json!({ "error": refusal.to_string() }))).into_response()
         }
     }
 }
 
-async fn accept(counter: &Counter, provider: Option<Provider>, push: Push) -> Response {
-    match counter.office.desk.push(push).await {
-        Ok(Accepted::Deployment(id)) => {
-            counter.office.workshop.observed.hook(provider, "accepted");
-            tracing::info!(?provider, deployment = %id, "a hook was accepted");
-            (StatusCode::ACCEPTED, axum::Json(json!({ "deployment": id }))).into_response()
-        }
-        Ok(Accepted::Ignored(why)) => ignored(counter, provider, why),
-        Err(error) => {
-            counter.office.workshop.observed.hook(provider, "failed");
-            tracing::error!(%error, "a hook that held could not be taken");
-            (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "30")], "the hook could not be stored\n").into_response()
+/// A repository may be hosted by several projects: the answer names the first deployment, and all of them.
+async fn accept(counter: &Counter, provider: Option<Provider>, pushes: Vec<Push>) -> Response {
+    let (mut deployments, mut reasons) = (Vec::new(), Vec::new());
+    for push in pushes {
+        match counter.office.desk.push(push).await {
+            Ok(Accepted::Deployment(id)) => deployments.push(id),
+            Ok(Accepted::Ignored(why)) => reasons.push(why),
+            Err(error) => {
+                counter.office.workshop.observed.hook(provider, "failed");
+                tracing::error!(%error, "a hook that held could not be taken");
+                let again = [("retry-after", "30")];
+                return (StatusCode::SERVICE_UNAVAILABLE, again, "the hook could not be stored\n").into_response();
+            }
         }
     }
+    let Some(first) = deployments.first() else { return ignored(counter, provider, reasons.join("; ")) };
+    counter.office.workshop.observed.hook(provider, "accepted");
+    tracing::info!(?provider, deployment = %first, "a hook was accepted");
+    let answer = match deployments.len() {
+        1 => json!({ "deployment": first }),
+        _ => json!({ "deployment": first, "deployments": deployments }),
+    };
+    (StatusCode::ACCEPTED, axum::Json(answer)).into_response()
 }
 
 fn ignored(counter: &Counter, provider: Option<Provider>, why: String) -> Response {
