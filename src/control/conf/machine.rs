@@ -131,20 +131,20 @@ fn listeners(root: &mut Table<'_>) -> Listeners {
         return Listeners { http: defaults(80), https: defaults(443), metrics };
     };
     let mut taken = HashSet::new();
+    let (http, https) = (table.list("http"), table.list("https"));
+    if [&http, &https].iter().all(|words| words.as_ref().is_some_and(Vec::is_empty)) {
+        table.sheet().note(Some(table.at()), "there is no address to listen on", "", None);
+    }
     let mut addresses = |words: Option<Vec<Word<'_>>>, port| match words {
         Some(words) => words.iter().filter_map(|word| listen(word, &mut taken)).collect(),
         None => defaults(port),
     };
-    let http: Vec<SocketAddr> = addresses(table.list("http"), 80);
-    let https: Vec<SocketAddr> = addresses(table.list("https"), 443);
+    let (http, https) = (addresses(http, 80), addresses(https, 443));
     let metrics = match table.word("metrics") {
         Some(word) if word.value().as_str() == Some("none") => None,
         Some(word) => listen(&word, &mut taken),
         None => metrics,
     };
-    if http.is_empty() && https.is_empty() && table.sheet().is_good() {
-        table.sheet().note(Some(table.at()), "there is no address to listen on", "", None);
-    }
     table.close();
     Listeners { http, https, metrics }
 }
@@ -160,22 +160,22 @@ fn listen(word: &Word<'_>, taken: &mut HashSet<SocketAddr>) -> Option<SocketAddr
 
 fn acme(mut table: Table<'_>, base: &Path) -> Acme {
     let email = table.word("email").and_then(|word| email(&word));
-    let directories = match table.list("directory") {
-        Some(words) => words.iter().filter_map(directory).collect(),
-        None => vec![LETS_ENCRYPT.to_owned()],
-    };
+    let directories = some_of(&mut table, "directory", directory).unwrap_or_else(|| vec![LETS_ENCRYPT.to_owned()]);
     let root = table.word("root").and_then(|word| word.path(base));
-    let challenges: Vec<Challenge> = match table.list("challenges") {
-        Some(words) => words.iter().filter_map(|word| word.choice(&CHALLENGES)).collect(),
-        None => CHALLENGES.iter().map(|(_, challenge)| *challenge).collect(),
-    };
-    for (name, is_empty) in [("directory", directories.is_empty()), ("challenges", challenges.is_empty())] {
-        if is_empty && table.sheet().is_good() {
-            table.sheet().note(Some(table.at()), format!("`{name}` is empty"), "", None);
-        }
-    }
+    let all = || CHALLENGES.iter().map(|(_, challenge)| *challenge).collect();
+    let challenges = some_of(&mut table, "challenges", |word| word.choice(&CHALLENGES)).unwrap_or_else(all);
     table.close();
     Acme { email, directories, root, challenges }
+}
+
+/// A list with at least one word in it; `None` when the key is absent.
+fn some_of<T>(table: &mut Table<'_>, key: &'static str, meaning: impl Fn(&Word<'_>) -> Option<T>) -> Option<Vec<T>> {
+    let words = table.list(key)?;
+    if words.is_empty() {
+        let hint = "leave it out for the default".to_owned();
+        table.sheet().note(Some(table.at()), format!("`{key}` is empty"), "", Some(hint));
+    }
+    Some(words.iter().filter_map(meaning).collect())
 }
 
 fn email(word: &Word<'_>) -> Option<String> {
@@ -196,40 +196,36 @@ fn directory(word: &Word<'_>) -> Option<String> {
     }
 }
 
-fn hooks(
-    table: Option<Table<'_>>,
-    base: &Path,
-    domain: Option<&HostName>,
-    claims: &mut Vec<Claim>,
-) -> Option<Hooks> {
-    let mut at = None;
-    let mut said = None;
-    let mut hooks = (TravisKey::ConfigUrl(TRAVIS_CONFIG.to_owned()), None, None, None, None);
-    if let Some(mut table) = table {
-        if let Some(word) = table.word("host") {
-            at = Some(word.at());
-            said = Some(word.host()?);
-        }
-        let mut secret = |provider| table.word(provider).and_then(|word| provider_secret(word, base));
-        (hooks.1, hooks.2, hooks.3, hooks.4) = (secret("github"), secret("gitlab"), secret("gitea"), secret("generic"));
-        if let Some(key) = table.table("travis").and_then(|table| travis(table, base)) {
-            hooks.0 = key;
-        }
-        table.close();
-    }
-    let host = match said {
-        Some(host) => host,
-        None => format!("opri.{}", domain?).parse().ok()?,
+fn hooks(table: Option<Table<'_>>, base: &Path, domain: Option<&HostName>, claims: &mut Vec<Claim>) -> Option<Hooks> {
+    let default_host = || format!("opri.{}", domain?).parse().ok();
+    let default_key = || TravisKey::ConfigUrl(TRAVIS_CONFIG.to_owned());
+    let Some(mut table) = table else {
+        let host: HostName = default_host()?;
+        claims.push(hooks_claim(&host, None));
+        let travis = default_key();
+        return Some(Hooks { host, travis, github: None, gitlab: None, gitea: None, generic: None });
     };
-    claims.push(Claim { host: HostPattern::Exact(host.clone()), at, what: "the hooks".to_owned() });
-    let (travis, github, gitlab, gitea, generic) = hooks;
-    Some(Hooks { host, travis, github, gitlab, gitea, generic })
+    let word = table.word("host");
+    let host = word.as_ref().map_or_else(default_host, Word::host);
+    let travis = table.table("travis").map_or_else(|| Some(default_key()), |table| travis(table, base));
+    let mut secret = |provider| table.word(provider).and_then(|word| provider_secret(word, base));
+    let (github, gitlab, gitea, generic) = (secret("github"), secret("gitlab"), secret("gitea"), secret("generic"));
+    table.close();
+    claims.extend(host.as_ref().map(|host| hooks_claim(host, word)));
+    Some(Hooks { host: host?, travis: travis?, github, gitlab, gitea, generic })
+}
+
+fn hooks_claim(host: &HostName, word: Option<Word<'_>>) -> Claim {
+    Claim { host: HostPattern::Exact(host.clone()), at: word.map(|word| word.at()), what: "the hooks".to_owned() }
 }
 
 /// `{ secret = { … } }`.
 fn provider_secret(word: Word<'_>, base: &Path) -> Option<Secret> {
     if word.value().as_table().is_none() {
-        return word.secret(base);
+        // What stands here instead is likely the secret itself.
+        word.mask();
+        let hint = format!("{0} = {{ secret = {{ file = \"secrets/{0}\" }} }}", word.name());
+        return word.wrong(format!("`{}` must be a table", word.name()), hint);
     }
     let mut table = word.clone().table()?;
     let secret = match table.word("secret") {
@@ -337,10 +333,74 @@ const SHORTEST: Duration = Duration::from_millis(10);
 const DAY: Duration = Duration::from_secs(86_400);
 const TRAVIS_CONFIG: &str = "https://api.travis-ci.com/config";
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
-const DIRECTORIES: [(&str, &str); 2] = [
-    ("letsencrypt", LETS_ENCRYPT),
-    ("letsencrypt-staging", "https://acme-staging-v02.api.letsencrypt.org/directory"),
-];
+const DIRECTORIES: [(&str, &str); 2] =
+    [("letsencrypt", LETS_ENCRYPT), ("letsencrypt-staging", "https://acme-staging-v02.api.letsencrypt.org/directory")];
 const CHALLENGES: [(&str, Challenge); 2] = [("http-01", Challenge::Http01), ("tls-alpn-01", Challenge::TlsAlpn01)];
 const RUNTIMES: [(&str, RuntimeChoice); 3] =
     [("docker", RuntimeChoice::Docker), ("process", RuntimeChoice::Process), ("auto", RuntimeChoice::Auto)];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const REFERENCE: &str = include_str!("../../../conf/prime.toml");
+
+    fn machine(text: &str) -> Machine {
+        let sheet = Sheet::new("prime.toml".into(), text.into());
+        let said = read(&sheet, Path::new("/srv"));
+        said.machine.unwrap_or_else(|| panic!("{:?}", sheet.into_faults()))
+    }
+
+    /// The reference with the keys that have no default.
+    fn whole_reference() -> String {
+        let is_key =
+            |line: &str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let uncover = |line: &'static str| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line);
+        REFERENCE.lines().map(uncover).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_reference_shows_the_defaults() {
+        assert_eq!(machine(REFERENCE), machine("domain = \"localhost\""));
+        let whole = machine(&whole_reference());
+        let defaults = machine("domain = \"localhost\"\n[acme]").acme.unwrap();
+        let acme = whole.acme.unwrap();
+        assert_eq!((acme.directories, acme.challenges), (defaults.directories, defaults.challenges));
+    }
+
+    #[test]
+    fn the_reference_has_every_key_and_says_why() {
+        let mut tree: toml::Table = toml::from_str(&whole_reference()).unwrap();
+        let mut shown = BTreeSet::new();
+        let tables: Vec<String> =
+            tree.iter().filter(|(_, value)| value.is_table()).map(|(key, _)| key.clone()).collect();
+        for table in &tables {
+            let table = tree[table].as_table_mut().unwrap();
+            shown.insert(table.keys().cloned().collect::<BTreeSet<_>>());
+            table.insert("zzzzzzzzzzzz".into(), 1.into());
+        }
+        shown.insert(tree.keys().cloned().collect());
+        tree.insert("zzzzzzzzzzzz".into(), 1.into());
+        // Each unknown key is answered by the list of those that are known.
+        let sheet = Sheet::new("prime.toml".into(), toml::to_string(&tree).unwrap());
+        read(&sheet, Path::new("/srv"));
+        let known = |hint: String| hint.trim_start_matches("known here: ").split(", ").map(str::to_owned).collect();
+        let known: BTreeSet<BTreeSet<String>> =
+            sheet.into_faults().into_iter().filter_map(|f| f.hint).map(known).collect();
+        assert_eq!(shown, known);
+
+        let lines: Vec<&str> = REFERENCE.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[1].contains(" = ") && !pair[1].starts_with("# ")) {
+            let is_explained = pair[0].starts_with("# ") || pair[1].starts_with("https");
+            assert!(is_explained, "no word on `{}`", pair[1]);
+        }
+    }
+
+    #[test]
+    fn paths_begin_beside_the_conf_directory() {
+        let machine = machine("domain = \"a.test\"\nstate_dir = \"./s\"\ncerts_dir = \"/c\"");
+        assert_eq!((machine.state_dir, machine.certs_dir), ("/srv/s".into(), "/c".into()));
+    }
+}

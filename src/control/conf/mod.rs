@@ -144,3 +144,46 @@ fn read_project(path: &Path, ground: &Ground<'_>, projects: &mut HashMap<Project
     projects.extend(said.project.map(|project| (project.name.clone(), project)));
     entrant
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn relative_paths_begin_at_the_parent() {
+        let here = std::env::current_dir().unwrap();
+        for dir in ["conf", "conf/", "./conf"] {
+            assert_eq!(base(Path::new(dir)).unwrap(), here, "{dir}");
+        }
+        assert_eq!(base(Path::new(".")).unwrap(), here.parent().unwrap());
+        assert_eq!(base(Path::new("src/..")).unwrap(), here.canonicalize().unwrap().parent().unwrap());
+        assert_eq!(base(Path::new("/")).unwrap(), Path::new("/"));
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_faults_of_their_projects() {
+        let home = tempfile::tempdir().unwrap();
+        let projects = home.path().join("projects");
+        fs::create_dir(&projects).unwrap();
+        fs::write(home.path().join("prime.toml"), "domain = \"a.test\"").unwrap();
+        fs::write(projects.join("good.toml"), "upstream = \"127.0.0.1:1\"").unwrap();
+        fs::write(projects.join("large.toml"), vec![b'#'; (1 << 20) + 1]).unwrap();
+        fs::write(projects.join("latin.toml"), b"# a\n# \xe9").unwrap();
+        std::os::unix::fs::symlink("/no/such", projects.join("lost.toml")).unwrap();
+        let loaded = load(home.path(), None).unwrap();
+        let messages: Vec<&str> = loaded.faults.iter().map(|fault| fault.message.as_str()).collect();
+        assert_eq!(loaded.conf.projects.len(), 1);
+        assert!(messages[0].contains("larger than") && messages[1].contains("line 2 has"), "{messages:?}");
+        assert!(messages[2].contains("cannot be read: No such file"), "{messages:?}");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_listed_removes_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("prime.toml"), "domain = \"a.test\"").unwrap();
+        fs::write(home.path().join("projects"), "").unwrap();
+        assert!(load(home.path(), None).is_err());
+    }
+}

@@ -144,12 +144,19 @@ impl<'s> Table<'s> {
         self.word(key).map(Word::list)
     }
 
-    /// Every key with its place and its word, for tables whose keys people choose.
-    pub fn entries(&self) -> impl Iterator<Item = (Range<usize>, Word<'s>)> + use<'s> {
-        let sheet = self.sheet;
-        self.entries.iter().map(move |(key, value)| {
-            (key.span(), Word { sheet, name: key.get_ref(), value: value.get_ref(), at: value.span() })
-        })
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Every key's place with its word, in the order of the file: for tables whose keys people choose.
+    pub fn entries(&self) -> Vec<(Range<usize>, Word<'s>)> {
+        let word = |(key, value): (&'s Spanned<_>, &'s Spanned<_>)| {
+            let name: &std::borrow::Cow<'_, str> = key.get_ref();
+            (key.span(), Word { sheet: self.sheet, name, value: value.get_ref(), at: value.span() })
+        };
+        let mut entries: Vec<_> = self.entries.iter().map(word).collect();
+        entries.sort_by_key(|(at, _)| at.start);
+        entries
     }
 
     /// Notes a fault at a key that is known and not wanted here.
@@ -224,12 +231,7 @@ impl<'s> Word<'s> {
     }
 
     /// The same with a label beside the mark.
-    pub fn wrong_at<T>(
-        &self,
-        message: impl Into<String>,
-        label: &str,
-        hint: impl Into<Option<String>>,
-    ) -> Option<T> {
+    pub fn wrong_at<T>(&self, message: impl Into<String>, label: &str, hint: impl Into<Option<String>>) -> Option<T> {
         self.sheet.note(Some(self.at()), message, label, hint.into());
         None
     }

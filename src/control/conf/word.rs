@@ -204,7 +204,8 @@ impl Word<'_> {
     pub fn secret(self, base: &Path) -> Option<Secret> {
         let DeValue::Table(_) = self.value() else {
             self.mask();
-            let hint = "write it to a file that only Prime can read, and give { file = \"secrets/…\" }, or { env = \"…\" }";
+            let hint =
+                "write it to a file that only Prime can read, and give { file = \"secrets/…\" }, or { env = \"…\" }";
             return self.wrong(format!("`{}` must not stand in conf itself", self.name()), hint.to_owned());
         };
         let word = self.clone();
@@ -297,7 +298,9 @@ mod tests {
             assert_eq!(duration(value), Some(Duration::from_millis(milliseconds)), "{value}");
         }
         assert_eq!(duration("\"1y\""), Some(Duration::from_secs(31_536_000)));
-        for value in ["30", "\"30\"", "\"s\"", "\"\"", "\"-1s\"", "\"1.5h\"", "\"99999999999999999y\"", "\"200y\"", "true"] {
+        for value in
+            ["30", "\"30\"", "\"s\"", "\"\"", "\"-1s\"", "\"1.5h\"", "\"99999999999999999y\"", "\"200y\"", "true"]
+        {
             assert_eq!(duration(value), None, "{value}");
         }
         assert_eq!(spell_time(Duration::from_secs(86_400)), "1d");
