@@ -11,7 +11,8 @@ use toml::de::DeValue;
 use crate::model::app::{AppWish, HealthWish, Listen};
 use crate::report::Fault;
 
-use super::raw::{Sheet, Table, Word};
+use super::raw::{Table, Word};
+use super::sheet::Sheet;
 use super::word::is_variable;
 
 /// Reads `[app]` of a project's conf.
@@ -61,7 +62,7 @@ fn repository_keys(table: &mut Table<'_>) -> AppWish {
         listen: table.word("listen").and_then(|word| word.choice(&LISTEN)),
         port: table.word("port").and_then(port),
         health: table.table("health").map(health).unwrap_or_default(),
-        drain: table.word("drain").and_then(|word| word.duration(Duration::ZERO..=HOUR)),
+        drain: table.word("drain").and_then(|word| word.duration(Duration::ZERO..=DAY)),
         dockerfile: table.word("dockerfile").and_then(|word| path_inside(&word)),
         release: table.word("release").and_then(|word| word.command()),
         build: table.word("build").and_then(|word| word.command()),
@@ -170,6 +171,7 @@ const MACHINE_KEYS: [&str; 15] = [
 ];
 const REPLICAS_MAX: u64 = 100;
 const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
 const REPOSITORY_FILE_MAX: usize = 64 << 10;
 
 #[cfg(test)]

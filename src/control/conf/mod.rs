@@ -1,7 +1,7 @@
 //! Conf: the files under `conf/`, from words to a checked machine and its projects.
 //!
-//! `load` is called at the start, for a reload and by `opri check`. First words (`raw`), then their meaning (`machine`,
-//! `project`, `app`), then what only all files together show (`claims`). The rule it keeps: all faults at once, and a
+//! `load` is called at the start, for a reload and by `opri check`. First words (`sheet`, `raw`), then their meaning
+//! (`machine`, `project`, `app`), then what only all files together show (`claims`). The rule it keeps: all faults at once, and a
 //! fault in a project's file touches that project alone.
 
 mod app;
@@ -9,9 +9,12 @@ mod claims;
 mod diff;
 mod files;
 mod machine;
+mod outside;
 mod project;
 mod raw;
 mod repository;
+mod sheet;
+mod units;
 mod watch;
 mod word;
 
@@ -30,7 +33,7 @@ pub use watch::watch;
 
 use claims::Entrant;
 use machine::Ground;
-use raw::Sheet;
+use sheet::Sheet;
 
 /// Everything conf says, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +152,83 @@ fn read_project(path: &Path, ground: &Ground<'_>, projects: &mut HashMap<Project
 mod tests {
     use std::fs;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Pieces that files are made of, in any order.
+    fn scribbles() -> impl Strategy<Value = String> {
+        let pieces = [
+            "repo",
+            "upstream",
+            "branches",
+            "master",
+            "hosts",
+            "app",
+            "health",
+            "env",
+            "cache",
+            "rules",
+            "hooks",
+            "secret",
+            "domain",
+            "listen",
+            "http",
+            "acme",
+            "limits",
+            "file",
+            "ttl",
+            "path",
+            " = ",
+            "[",
+            "]",
+            "{ ",
+            " }",
+            ", ",
+            "\n",
+            "\"",
+            "\"\"\"",
+            "'",
+            "\"a.test\"",
+            "\"-\"",
+            "\"ext::x\"",
+            "\"https://a:b@c/d\"",
+            "\"1y\"",
+            "1",
+            "1.5",
+            "-1",
+            "true",
+            "#",
+            ".",
+            "\\",
+            "\u{0}",
+            "\u{feff}",
+            "é",
+            "\r\n",
+            "0x",
+            "1979-05-27",
+            "[[",
+            "]]",
+        ];
+        proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_stands_in_a_file_is_a_meaning_or_a_fault(text in scribbles()) {
+            let ground = Ground { base: Path::new("/srv"), domain: "a.test".parse().ok(), object_max: 1 };
+            let sheet = Sheet::new("shop.toml".into(), text.clone());
+            let said = project::read(&sheet, &"shop".parse().unwrap(), &ground);
+            prop_assert_eq!(said.project.is_some(), sheet.is_good());
+            let faults = sheet.into_faults();
+            prop_assert_eq!(said.project.is_some(), faults.is_empty());
+            faults.iter().for_each(|fault| drop(fault.to_string()));
+
+            let sheet = Sheet::new("prime.toml".into(), text.clone());
+            prop_assert_eq!(machine::read(&sheet, Path::new("/srv")).machine.is_some(), sheet.is_good());
+            let _ = repository_wish(&text);
+        }
+    }
 
     #[test]
     fn relative_paths_begin_at_the_parent() {

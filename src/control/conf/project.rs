@@ -13,7 +13,8 @@ use crate::model::project::{Branch, Ci, Origin, Project};
 
 use super::claims::Claim;
 use super::machine::Ground;
-use super::raw::{Sheet, Table, Word};
+use super::raw::{Table, Word};
+use super::sheet::Sheet;
 use super::{app, repository};
 
 /// What a project's file says.
