@@ -1,8 +1,8 @@
 //! Conf: the files under `conf/`, from words to a checked machine and its projects.
 //!
 //! `load` is called at the start, for a reload and by `opri check`. First words (`sheet`, `raw`), then their meaning
-//! (`machine`, `project`, `app`), then what only all files together show (`claims`). The rule it keeps: all faults at once, and a
-//! fault in a project's file touches that project alone.
+//! (`machine`, `project`, `app`), then what only all files together show (`claims`). The rule it keeps: all faults at
+//! once, and a fault in a project's file touches that project alone.
 
 mod app;
 mod claims;
