@@ -87,7 +87,7 @@ impl fmt::Display for Fault {
 
 impl Fault {
     fn write(&self, out: &mut dyn fmt::Write, paint: &Paint) -> fmt::Result {
-        writeln!(out, "{} {}", paint.red("error:"), clean_lines(&self.message))?;
+        writeln!(out, "{} {}", paint.red("error:"), clean(&self.message))?;
         match &self.excerpt {
             Some(excerpt) => self.write_excerpt(out, paint, excerpt)?,
             None if self.label.is_empty() => writeln!(out, "  {}", clean(&self.file))?,
@@ -218,8 +218,7 @@ mod tests {
         let source = format!("{}a\x1b = \"é\"\r\n", "\n".repeat(11));
         let at = source.find('"').unwrap();
         let text = fault(&source, at..at + 4).to_string();
-        let expected =
-            "error: wrong\n  a.toml:12:6\n12 | a\\u{1b} = \"é\"\n   |           ^^^ this\n";
+        let expected = "error: wrong\n  a.toml:12:6\n12 | a\\u{1b} = \"é\"\n   |           ^^^ this\n";
         assert_eq!(text, expected);
     }
 

@@ -11,7 +11,8 @@ use toml::de::DeValue;
 use crate::model::app::{AppWish, HealthWish, Listen};
 use crate::report::Fault;
 
-use super::raw::{Sheet, Table, Word};
+use super::raw::{Table, Word};
+use super::sheet::Sheet;
 use super::word::is_variable;
 
 /// Reads `[app]` of a project's conf.
@@ -42,7 +43,7 @@ fn read_repository(sheet: &Sheet) -> Option<AppWish> {
     }
     let tree = sheet.parse()?;
     let mut root = Table::root(sheet, &tree);
-    let has_app = root.entries().any(|(_, word)| word.name() == "app");
+    let has_app = root.has("app");
     let mut table = if has_app { root.table("app")? } else { Table::root(sheet, &tree) };
     if has_app {
         refuse_machine_keys(&mut root);
@@ -61,7 +62,7 @@ fn repository_keys(table: &mut Table<'_>) -> AppWish {
         listen: table.word("listen").and_then(|word| word.choice(&LISTEN)),
         port: table.word("port").and_then(port),
         health: table.table("health").map(health).unwrap_or_default(),
-        drain: table.word("drain").and_then(|word| word.duration(Duration::ZERO..=HOUR)),
+        drain: table.word("drain").and_then(|word| word.duration(Duration::ZERO..=DAY)),
         dockerfile: table.word("dockerfile").and_then(|word| path_inside(&word)),
         release: table.word("release").and_then(|word| word.command()),
         build: table.word("build").and_then(|word| word.command()),
@@ -132,7 +133,7 @@ fn environment(table: Table<'_>) -> BTreeMap<String, String> {
         }
         Some((name.to_owned(), env_value(&word)?))
     };
-    table.entries().filter_map(variable).collect()
+    table.entries().into_iter().filter_map(variable).collect()
 }
 
 fn env_value(word: &Word<'_>) -> Option<String> {
@@ -165,11 +166,12 @@ const SERVICES: [(&str, &str); 4] =
     [("postgres", "postgres"), ("mongo", "mongo"), ("redis", "redis"), ("smtp", "smtp")];
 /// Known keys of conf that a repository may not say.
 const MACHINE_KEYS: [&str; 15] = [
-    "hosts", "env", "services", "replicas", "mounts", "volumes", "limits", "secrets", "repo", "upstream", "ci", "branches",
-    "hooks", "cache", "https",
+    "hosts", "env", "services", "replicas", "mounts", "volumes", "limits", "secrets", "repo", "upstream", "ci",
+    "branches", "hooks", "cache", "https",
 ];
 const REPLICAS_MAX: u64 = 100;
 const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
 const REPOSITORY_FILE_MAX: usize = 64 << 10;
 
 #[cfg(test)]
@@ -181,7 +183,10 @@ mod tests {
         let said = "listen = \"port\"\nport = 9000\nhealth = { path = \"/up\", status = \"200\" }\nrun = \"./serve\"";
         for text in [said.to_owned(), format!("[app]\n{said}")] {
             let wish = repository_wish(&text).unwrap();
-            assert_eq!((wish.listen, wish.port, wish.health.status), (Some(Listen::Port), Some(9000), Some((200, 200))));
+            assert_eq!(
+                (wish.listen, wish.port, wish.health.status),
+                (Some(Listen::Port), Some(9000), Some((200, 200)))
+            );
         }
         assert_eq!(repository_wish("").unwrap(), AppWish::default());
     }

@@ -12,7 +12,7 @@ use crate::model::name::ProjectName;
 use crate::model::project::Project;
 
 use super::Conf;
-use super::raw::Sheet;
+use super::sheet::Sheet;
 
 /// One host that a file wants.
 #[derive(Debug)]

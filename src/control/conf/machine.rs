@@ -3,20 +3,17 @@
 //! Called by `load`. The rule it keeps: what is not said has the default that the reference conf shows, and every word is
 //! looked at even when an earlier one is wrong.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::cache::CachePolicy;
-use crate::model::host::{HostName, HostPattern};
-use crate::model::machine::{
-    Acme, BuildLimits, CacheSizes, Challenge, Hooks, Limits, Listeners, Machine, RuntimeChoice, TravisKey,
-};
-use crate::model::project::Secret;
+use crate::model::host::HostName;
+use crate::model::machine::{Acme, BuildLimits, CacheSizes, Hooks, Limits, Listeners, Machine, RuntimeChoice};
 
 use super::claims::Claim;
-use super::raw::{Sheet, Table, Word};
+use super::outside::{acme, dashboard, hooks, listeners};
+use super::raw::{Table, Word};
+use super::sheet::Sheet;
 
 /// What the machine's file says.
 #[derive(Debug, Default)]
@@ -124,149 +121,6 @@ fn state_dir(root: &mut Table<'_>, base: &Path) -> Option<PathBuf> {
     None
 }
 
-fn listeners(root: &mut Table<'_>) -> Listeners {
-    let defaults = |port: u16| vec![SocketAddr::from(([0, 0, 0, 0], port)), SocketAddr::from(([0u16; 8], port))];
-    let metrics = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
-    let Some(mut table) = root.table("listen") else {
-        return Listeners { http: defaults(80), https: defaults(443), metrics };
-    };
-    let mut taken = HashSet::new();
-    let mut addresses = |words: Option<Vec<Word<'_>>>, port| match words {
-        Some(words) => words.iter().filter_map(|word| listen(word, &mut taken)).collect(),
-        None => defaults(port),
-    };
-    let http: Vec<SocketAddr> = addresses(table.list("http"), 80);
-    let https: Vec<SocketAddr> = addresses(table.list("https"), 443);
-    let metrics = match table.word("metrics") {
-        Some(word) if word.value().as_str() == Some("none") => None,
-        Some(word) => listen(&word, &mut taken),
-        None => metrics,
-    };
-    if http.is_empty() && https.is_empty() && table.sheet().is_good() {
-        table.sheet().note(Some(table.at()), "there is no address to listen on", "", None);
-    }
-    table.close();
-    Listeners { http, https, metrics }
-}
-
-/// One address, which nothing else may have taken. Port 0 is any free port, as often as one likes.
-fn listen(word: &Word<'_>, taken: &mut HashSet<SocketAddr>) -> Option<SocketAddr> {
-    let address = word.socket_address()?;
-    match taken.insert(address) {
-        false if address.port() != 0 => word.wrong(format!("`{address}` is listened on twice"), None),
-        _ => Some(address),
-    }
-}
-
-fn acme(mut table: Table<'_>, base: &Path) -> Acme {
-    let email = table.word("email").and_then(|word| email(&word));
-    let directories = match table.list("directory") {
-        Some(words) => words.iter().filter_map(directory).collect(),
-        None => vec![LETS_ENCRYPT.to_owned()],
-    };
-    let root = table.word("root").and_then(|word| word.path(base));
-    let challenges: Vec<Challenge> = match table.list("challenges") {
-        Some(words) => words.iter().filter_map(|word| word.choice(&CHALLENGES)).collect(),
-        None => CHALLENGES.iter().map(|(_, challenge)| *challenge).collect(),
-    };
-    for (name, is_empty) in [("directory", directories.is_empty()), ("challenges", challenges.is_empty())] {
-        if is_empty && table.sheet().is_good() {
-            table.sheet().note(Some(table.at()), format!("`{name}` is empty"), "", None);
-        }
-    }
-    table.close();
-    Acme { email, directories, root, challenges }
-}
-
-fn email(word: &Word<'_>) -> Option<String> {
-    let text = word.line()?;
-    match text.split_once('@') {
-        Some((name, host)) if !name.is_empty() && !text.contains(' ') && host.parse::<HostName>().is_ok() => {
-            Some(text.to_owned())
-        }
-        _ => word.wrong(format!("`{text}` is not an e-mail address"), None),
-    }
-}
-
-/// A CA by name, or by the URL of its directory.
-fn directory(word: &Word<'_>) -> Option<String> {
-    match word.text()?.contains("://") {
-        true => word.url(),
-        false => word.choice(&DIRECTORIES).map(str::to_owned),
-    }
-}
-
-fn hooks(
-    table: Option<Table<'_>>,
-    base: &Path,
-    domain: Option<&HostName>,
-    claims: &mut Vec<Claim>,
-) -> Option<Hooks> {
-    let mut at = None;
-    let mut said = None;
-    let mut hooks = (TravisKey::ConfigUrl(TRAVIS_CONFIG.to_owned()), None, None, None, None);
-    if let Some(mut table) = table {
-        if let Some(word) = table.word("host") {
-            at = Some(word.at());
-            said = Some(word.host()?);
-        }
-        let mut secret = |provider| table.word(provider).and_then(|word| provider_secret(word, base));
-        (hooks.1, hooks.2, hooks.3, hooks.4) = (secret("github"), secret("gitlab"), secret("gitea"), secret("generic"));
-        if let Some(key) = table.table("travis").and_then(|table| travis(table, base)) {
-            hooks.0 = key;
-        }
-        table.close();
-    }
-    let host = match said {
-        Some(host) => host,
-        None => format!("opri.{}", domain?).parse().ok()?,
-    };
-    claims.push(Claim { host: HostPattern::Exact(host.clone()), at, what: "the hooks".to_owned() });
-    let (travis, github, gitlab, gitea, generic) = hooks;
-    Some(Hooks { host, travis, github, gitlab, gitea, generic })
-}
-
-/// `{ secret = { … } }`.
-fn provider_secret(word: Word<'_>, base: &Path) -> Option<Secret> {
-    if word.value().as_table().is_none() {
-        return word.secret(base);
-    }
-    let mut table = word.clone().table()?;
-    let secret = match table.word("secret") {
-        Some(secret) => secret.secret(base),
-        None => word.wrong(format!("`{}` needs a `secret`", word.name()), "secret = { file = \"…\" }".to_owned()),
-    };
-    table.close();
-    secret
-}
-
-fn travis(mut table: Table<'_>, base: &Path) -> Option<TravisKey> {
-    let (url, key) = (table.word("config_url"), table.word("public_key"));
-    let (at, sheet) = (table.at(), table.sheet());
-    table.close();
-    match (url, key) {
-        (Some(url), None) => url.url().map(TravisKey::ConfigUrl),
-        (None, Some(key)) => key.path(base).map(TravisKey::PublicKey),
-        _ => {
-            sheet.note(Some(at), "`travis` needs either `config_url` or `public_key`", "", None);
-            None
-        }
-    }
-}
-
-fn dashboard(table: Option<Table<'_>>, claims: &mut Vec<Claim>) -> Option<HostName> {
-    let mut table = table?;
-    let word = table.word("host");
-    table.close();
-    let word = word?;
-    let host = HostPattern::Exact(word.host()?);
-    if claims.iter().any(|claim| claim.host == host) {
-        return word.wrong("the dashboard and the hooks need a host each", None);
-    }
-    claims.push(Claim { host: host.clone(), at: Some(word.at()), what: "the dashboard".to_owned() });
-    host.exact().cloned()
-}
-
 fn cache(mut table: Table<'_>) -> CacheSizes {
     let mut sizes = CacheSizes::default();
     take(&mut sizes.memory, &mut table, "memory", |word| word.size(0));
@@ -335,12 +189,71 @@ const STATE_DIR_MAX: usize = crate::model::address::SOCKET_PATH_MAX - "/run/".le
 /// A shorter timeout would refuse visitors who do nothing wrong.
 const SHORTEST: Duration = Duration::from_millis(10);
 const DAY: Duration = Duration::from_secs(86_400);
-const TRAVIS_CONFIG: &str = "https://api.travis-ci.com/config";
-const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
-const DIRECTORIES: [(&str, &str); 2] = [
-    ("letsencrypt", LETS_ENCRYPT),
-    ("letsencrypt-staging", "https://acme-staging-v02.api.letsencrypt.org/directory"),
-];
-const CHALLENGES: [(&str, Challenge); 2] = [("http-01", Challenge::Http01), ("tls-alpn-01", Challenge::TlsAlpn01)];
 const RUNTIMES: [(&str, RuntimeChoice); 3] =
     [("docker", RuntimeChoice::Docker), ("process", RuntimeChoice::Process), ("auto", RuntimeChoice::Auto)];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const REFERENCE: &str = include_str!("../../../conf/prime.toml");
+
+    fn machine(text: &str) -> Machine {
+        let sheet = Sheet::new("prime.toml".into(), text.into());
+        let said = read(&sheet, Path::new("/srv"));
+        said.machine.unwrap_or_else(|| panic!("{:?}", sheet.into_faults()))
+    }
+
+    /// The reference with the keys that have no default.
+    fn whole_reference() -> String {
+        let is_key =
+            |line: &str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let uncover = |line: &'static str| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line);
+        REFERENCE.lines().map(uncover).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_reference_shows_the_defaults() {
+        assert_eq!(machine(REFERENCE), machine("domain = \"localhost\""));
+        let whole = machine(&whole_reference());
+        let defaults = machine("domain = \"localhost\"\n[acme]").acme.unwrap();
+        let acme = whole.acme.unwrap();
+        assert_eq!((acme.directories, acme.challenges), (defaults.directories, defaults.challenges));
+    }
+
+    #[test]
+    fn the_reference_has_every_key_and_says_why() {
+        let mut tree: toml::Table = toml::from_str(&whole_reference()).unwrap();
+        let mut shown = BTreeSet::new();
+        let tables: Vec<String> =
+            tree.iter().filter(|(_, value)| value.is_table()).map(|(key, _)| key.clone()).collect();
+        for table in &tables {
+            let table = tree[table].as_table_mut().unwrap();
+            shown.insert(table.keys().cloned().collect::<BTreeSet<_>>());
+            table.insert("zzzzzzzzzzzz".into(), 1.into());
+        }
+        shown.insert(tree.keys().cloned().collect());
+        tree.insert("zzzzzzzzzzzz".into(), 1.into());
+        // Each unknown key is answered by the list of those that are known.
+        let sheet = Sheet::new("prime.toml".into(), toml::to_string(&tree).unwrap());
+        read(&sheet, Path::new("/srv"));
+        let known = |hint: String| hint.trim_start_matches("known here: ").split(", ").map(str::to_owned).collect();
+        let known: BTreeSet<BTreeSet<String>> =
+            sheet.into_faults().into_iter().filter_map(|f| f.hint).map(known).collect();
+        assert_eq!(shown, known);
+
+        let lines: Vec<&str> = REFERENCE.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[1].contains(" = ") && !pair[1].starts_with("# ")) {
+            let is_explained = pair[0].starts_with("# ") || pair[1].starts_with("https");
+            assert!(is_explained, "no word on `{}`", pair[1]);
+        }
+    }
+
+    #[test]
+    fn paths_begin_beside_the_conf_directory() {
+        let machine = machine("domain = \"a.test\"\nstate_dir = \"./s\"\ncerts_dir = \"/c\"");
+        assert_eq!((machine.state_dir, machine.certs_dir), ("/srv/s".into(), "/c".into()));
+    }
+}

@@ -1,17 +1,20 @@
 //! Conf: the files under `conf/`, from words to a checked machine and its projects.
 //!
-//! `load` is called at the start, for a reload and by `opri check`. First words (`raw`), then their meaning (`machine`,
-//! `project`, `app`), then what only all files together show (`claims`). The rule it keeps: all faults at once, and a
-//! fault in a project's file touches that project alone.
+//! `load` is called at the start, for a reload and by `opri check`. First words (`sheet`, `raw`), then their meaning
+//! (`machine`, `project`, `app`), then what only all files together show (`claims`). The rule it keeps: all faults at
+//! once, and a fault in a project's file touches that project alone.
 
 mod app;
 mod claims;
 mod diff;
 mod files;
 mod machine;
+mod outside;
 mod project;
 mod raw;
 mod repository;
+mod sheet;
+mod units;
 mod watch;
 mod word;
 
@@ -30,7 +33,7 @@ pub use watch::watch;
 
 use claims::Entrant;
 use machine::Ground;
-use raw::Sheet;
+use sheet::Sheet;
 
 /// Everything conf says, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,4 +146,123 @@ fn read_project(path: &Path, ground: &Ground<'_>, projects: &mut HashMap<Project
     let entrant = Entrant { name: name.ok(), is_good: said.project.is_some(), sheet, claims: said.claims };
     projects.extend(said.project.map(|project| (project.name.clone(), project)));
     entrant
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Pieces that files are made of, in any order.
+    fn scribbles() -> impl Strategy<Value = String> {
+        let pieces = [
+            "repo",
+            "upstream",
+            "branches",
+            "master",
+            "hosts",
+            "app",
+            "health",
+            "env",
+            "cache",
+            "rules",
+            "hooks",
+            "secret",
+            "domain",
+            "listen",
+            "http",
+            "acme",
+            "limits",
+            "file",
+            "ttl",
+            "path",
+            " = ",
+            "[",
+            "]",
+            "{ ",
+            " }",
+            ", ",
+            "\n",
+            "\"",
+            "\"\"\"",
+            "'",
+            "\"a.test\"",
+            "\"-\"",
+            "\"ext::x\"",
+            "\"https://a:b@c/d\"",
+            "\"1y\"",
+            "1",
+            "1.5",
+            "-1",
+            "true",
+            "#",
+            ".",
+            "\\",
+            "\u{0}",
+            "\u{feff}",
+            "é",
+            "\r\n",
+            "0x",
+            "1979-05-27",
+            "[[",
+            "]]",
+        ];
+        proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_stands_in_a_file_is_a_meaning_or_a_fault(text in scribbles()) {
+            let ground = Ground { base: Path::new("/srv"), domain: "a.test".parse().ok(), object_max: 1 };
+            let sheet = Sheet::new("shop.toml".into(), text.clone());
+            let said = project::read(&sheet, &"shop".parse().unwrap(), &ground);
+            prop_assert_eq!(said.project.is_some(), sheet.is_good());
+            let faults = sheet.into_faults();
+            prop_assert_eq!(said.project.is_some(), faults.is_empty());
+            faults.iter().for_each(|fault| drop(fault.to_string()));
+
+            let sheet = Sheet::new("prime.toml".into(), text.clone());
+            prop_assert_eq!(machine::read(&sheet, Path::new("/srv")).machine.is_some(), sheet.is_good());
+            let _ = repository_wish(&text);
+        }
+    }
+
+    #[test]
+    fn relative_paths_begin_at_the_parent() {
+        let here = std::env::current_dir().unwrap();
+        for dir in ["conf", "conf/", "./conf"] {
+            assert_eq!(base(Path::new(dir)).unwrap(), here, "{dir}");
+        }
+        assert_eq!(base(Path::new(".")).unwrap(), here.parent().unwrap());
+        assert_eq!(base(Path::new("src/..")).unwrap(), here.canonicalize().unwrap().parent().unwrap());
+        assert_eq!(base(Path::new("/")).unwrap(), Path::new("/"));
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_faults_of_their_projects() {
+        let home = tempfile::tempdir().unwrap();
+        let projects = home.path().join("projects");
+        fs::create_dir(&projects).unwrap();
+        fs::write(home.path().join("prime.toml"), "domain = \"a.test\"").unwrap();
+        fs::write(projects.join("good.toml"), "upstream = \"127.0.0.1:1\"").unwrap();
+        fs::write(projects.join("large.toml"), vec![b'#'; (1 << 20) + 1]).unwrap();
+        fs::write(projects.join("latin.toml"), b"# a\n# \xe9").unwrap();
+        std::os::unix::fs::symlink("/no/such", projects.join("lost.toml")).unwrap();
+        let loaded = load(home.path(), None).unwrap();
+        let messages: Vec<&str> = loaded.faults.iter().map(|fault| fault.message.as_str()).collect();
+        assert_eq!(loaded.conf.projects.len(), 1);
+        assert!(messages[0].contains("larger than") && messages[1].contains("line 2 has"), "{messages:?}");
+        assert!(messages[2].contains("cannot be read: No such file"), "{messages:?}");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_listed_removes_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("prime.toml"), "domain = \"a.test\"").unwrap();
+        fs::write(home.path().join("projects"), "").unwrap();
+        assert!(load(home.path(), None).is_err());
+    }
 }

@@ -13,7 +13,8 @@ use crate::model::project::{Branch, Ci, Origin, Project};
 
 use super::claims::Claim;
 use super::machine::Ground;
-use super::raw::{Sheet, Table, Word};
+use super::raw::{Table, Word};
+use super::sheet::Sheet;
 use super::{app, repository};
 
 /// What a project's file says.
@@ -28,7 +29,7 @@ pub struct Said {
 pub fn read(sheet: &Sheet, name: &ProjectName, ground: &Ground<'_>) -> Said {
     let Some(tree) = sheet.parse() else { return Said::default() };
     let mut root = Table::root(sheet, &tree);
-    let has_upstream = root.word("upstream").is_some();
+    let has_upstream = root.has("upstream");
     let origin = origin(&mut root, ground);
     let ci = root.word("ci").map_or(Some(Ci::Travis), |word| word.choice(&CIS));
     let mut hosts = Hosts { sheet, name, ground, claims: Vec::new(), seen: HashMap::new() };
@@ -102,7 +103,8 @@ struct Hosts<'h> {
 
 impl Hosts<'_> {
     fn default_branches(&mut self, has_upstream: bool) -> BTreeMap<BranchName, Branch> {
-        let names = if has_upstream { vec![BranchName::master()] } else { vec![BranchName::master(), BranchName::dev()] };
+        let names =
+            if has_upstream { vec![BranchName::master()] } else { vec![BranchName::master(), BranchName::dev()] };
         names.into_iter().map(|name| (name.clone(), Branch { hosts: self.default_hosts(&name, None) })).collect()
     }
 
@@ -132,7 +134,7 @@ impl Hosts<'_> {
                 }
             }
         }
-        if table.entries().next().is_none() {
+        if table.entries().is_empty() {
             let hint = "leave [branches] out for master and dev, or name at least one";
             self.sheet.note(Some(table.at()), "the project has no branch", "", Some(hint.to_owned()));
         }

@@ -1,111 +1,14 @@
-//! A file of conf as typed: words with their places, and the faults found among them.
+//! A file of conf as typed: its tables and words, with their places.
 //!
-//! Used by everything in this folder that gives words a meaning. The rule it keeps: reading a word never ends the reading
-//! of a file. What is wrong is noted on the sheet with its place, and the next word is read, so that a person sees all
-//! faults at once. For that the tree of values is walked by hand: serde would stop at the first.
+//! Used by everything in this folder that gives words a meaning. The rule it keeps: a wrong word never ends the reading of
+//! a file. For that the tree of values is walked by hand: serde would stop at the first.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::report::{Excerpt, Fault};
-
-/// One file with what is wrong in it.
-#[derive(Debug)]
-pub struct Sheet {
-    /// The path as the person named it.
-    shown: String,
-    text: String,
-    notes: RefCell<Vec<Note>>,
-    /// What no excerpt may show: secrets written where they do not belong.
-    masked: RefCell<Vec<Range<usize>>>,
-}
-
-#[derive(Debug)]
-struct Note {
-    at: Option<Range<usize>>,
-    message: String,
-    label: String,
-    hint: Option<String>,
-}
-
-impl Sheet {
-    pub fn new(shown: String, text: String) -> Self {
-        Self { shown, text, notes: RefCell::default(), masked: RefCell::default() }
-    }
-
-    pub fn shown(&self) -> &str {
-        &self.shown
-    }
-
-    pub fn text_len(&self) -> usize {
-        self.text.len()
-    }
-
-    pub fn is_good(&self) -> bool {
-        self.notes.borrow().is_empty()
-    }
-
-    /// The file's tree; `None` when it is not TOML, which is then noted.
-    pub fn parse(&self) -> Option<Spanned<DeTable<'_>>> {
-        let (tree, errors) = DeTable::parse_recoverable(&self.text);
-        for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
-            // At the end of the file there is no line to show but the last one.
-            let at = error.span().map(|at| at.start.min(self.text.trim_end().len())..at.end);
-            self.note(at, error.message(), "", None);
-        }
-        errors.is_empty().then_some(tree)
-    }
-
-    /// Notes a fault: at a place in the file, or about the file as a whole.
-    pub fn note(&self, at: Option<Range<usize>>, message: impl Into<String>, label: &str, hint: Option<String>) {
-        let note = Note { at, message: message.into(), label: label.to_owned(), hint };
-        self.notes.borrow_mut().push(note);
-    }
-
-    /// Keeps these bytes out of every excerpt.
-    pub fn mask(&self, at: Range<usize>) {
-        self.masked.borrow_mut().push(at);
-    }
-
-    /// The file and the line of a place in it, for another file's fault.
-    pub fn place(&self, at: Option<&Range<usize>>) -> String {
-        match at {
-            Some(at) => format!("{}:{}", self.shown, Excerpt::of(&self.text, at.clone()).line),
-            None => self.shown.clone(),
-        }
-    }
-
-    /// All that was noted, in the order of the file.
-    pub fn into_faults(self) -> Vec<Fault> {
-        let mut notes = self.notes.into_inner();
-        notes.sort_by_key(|note| note.at.as_ref().map_or(0, |at| at.start));
-        let text = masked(self.text, &self.masked.into_inner());
-        let fault = |note: Note| Fault {
-            message: note.message,
-            file: self.shown.clone(),
-            excerpt: note.at.map(|at| Excerpt::of(&text, at)),
-            label: note.label,
-            hint: note.hint,
-        };
-        notes.into_iter().map(fault).collect()
-    }
-}
-
-/// `text` with stars for the characters of `ranges`; every byte keeps its place.
-fn masked(text: String, ranges: &[Range<usize>]) -> String {
-    if ranges.is_empty() {
-        return text;
-    }
-    let is_masked = |byte: usize| ranges.iter().any(|range| range.contains(&byte));
-    let cover = |(at, character): (usize, char)| match is_masked(at) && character != '\n' {
-        true => "*".repeat(character.len_utf8()),
-        false => character.to_string(),
-    };
-    text.char_indices().map(cover).collect()
-}
+use super::sheet::Sheet;
 
 /// One table, from which words are taken by key. What nobody took is unknown.
 #[derive(Debug)]
@@ -144,12 +47,19 @@ impl<'s> Table<'s> {
         self.word(key).map(Word::list)
     }
 
-    /// Every key with its place and its word, for tables whose keys people choose.
-    pub fn entries(&self) -> impl Iterator<Item = (Range<usize>, Word<'s>)> + use<'s> {
-        let sheet = self.sheet;
-        self.entries.iter().map(move |(key, value)| {
-            (key.span(), Word { sheet, name: key.get_ref(), value: value.get_ref(), at: value.span() })
-        })
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Every key's place with its word, in the order of the file: for tables whose keys people choose.
+    pub fn entries(&self) -> Vec<(Range<usize>, Word<'s>)> {
+        let word = |(key, value): (&'s Spanned<_>, &'s Spanned<_>)| {
+            let name: &std::borrow::Cow<'_, str> = key.get_ref();
+            (key.span(), Word { sheet: self.sheet, name, value: value.get_ref(), at: value.span() })
+        };
+        let mut entries: Vec<_> = self.entries.iter().map(word).collect();
+        entries.sort_by_key(|(at, _)| at.start);
+        entries
     }
 
     /// Notes a fault at a key that is known and not wanted here.
@@ -224,12 +134,7 @@ impl<'s> Word<'s> {
     }
 
     /// The same with a label beside the mark.
-    pub fn wrong_at<T>(
-        &self,
-        message: impl Into<String>,
-        label: &str,
-        hint: impl Into<Option<String>>,
-    ) -> Option<T> {
+    pub fn wrong_at<T>(&self, message: impl Into<String>, label: &str, hint: impl Into<Option<String>>) -> Option<T> {
         self.sheet.note(Some(self.at()), message, label, hint.into());
         None
     }
@@ -263,30 +168,9 @@ pub fn closest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
     (likeness(&best) >= 0.6).then_some(best)
 }
 
-/// After the first syntax errors of a file, the later ones are often their echo.
-const SYNTAX_ERRORS_MAX: usize = 3;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_masked_word_is_in_no_excerpt_of_its_line() {
-        let sheet = Sheet::new("a.toml".into(), "a = { secret = \"hünter2\", x = 1 }".into());
-        {
-            let tree = sheet.parse().unwrap();
-            let mut root = Table::root(&sheet, &tree);
-            let mut table = root.table("a").unwrap();
-            let secret = table.word("secret").unwrap();
-            secret.mask();
-            secret.wrong::<()>("inline", None);
-            table.close();
-        }
-        let faults = sheet.into_faults();
-        assert_eq!(faults.len(), 2);
-        assert!(faults.iter().all(|fault| !fault.to_string().contains("nter")), "{faults:?}");
-        assert_eq!(faults[1].excerpt.as_ref().unwrap().text.find("x = 1"), Some(27));
-    }
 
     #[test]
     fn only_a_likely_word_is_proposed() {

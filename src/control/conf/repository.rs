@@ -85,7 +85,7 @@ fn judge_url(scheme: &str, rest: &str) -> Result<Kind, Refusal> {
         ("ssh", Some(user)) if is_user(user) => {}
         ("ssh", Some(_)) => return Err(Refusal::Other("has a user that cannot be one")),
         (_, Some(_)) => return Err(Refusal::Credentials),
-        _ => return Err(Refusal::Other("has a scheme that does not say whom it talks to")),
+        _ => return Err(Refusal::Other("has a scheme that Prime does not fetch from")),
     }
     if path.contains(['?', '#']) {
         // Tokens travel there as well.
@@ -113,9 +113,7 @@ fn judge_scp(host: &str, path: &str) -> Result<Kind, Refusal> {
 }
 
 fn is_user(user: &str) -> bool {
-    !user.is_empty()
-        && !user.starts_with('-')
-        && user.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    !user.is_empty() && !user.starts_with('-') && user.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 /// `github.com/hasadna/shop`: a first part with a point inside it, and more behind it.
@@ -149,7 +147,8 @@ mod tests {
 
     #[test]
     fn options_helpers_and_credentials_are_refused() {
-        for bad in ["https://me@git.test/x", "https://a:b@git.test/x", "ssh://a:b@git.test/x", "https://git.test/x?t=1"] {
+        for bad in ["https://me@git.test/x", "https://a:b@git.test/x", "ssh://a:b@git.test/x", "https://git.test/x?t=1"]
+        {
             assert_eq!(judge(bad), Err(Refusal::Credentials), "{bad}");
         }
         for bad in [

@@ -1,0 +1,168 @@
+//! The meaning of what `prime.toml` says about the outside: `[listen]`, `[acme]`, `[hooks]` and `[dashboard]`.
+//!
+//! Called by `machine`. The rule it keeps: a secret that stands in the file itself is refused, and shown to nobody.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::model::host::{HostName, HostPattern};
+use crate::model::machine::{Acme, Challenge, Hooks, Listeners, TravisKey};
+use crate::model::project::Secret;
+
+use super::claims::Claim;
+use super::raw::{Table, Word};
+
+/// `[listen]`.
+pub fn listeners(root: &mut Table<'_>) -> Listeners {
+    let defaults = |port: u16| vec![SocketAddr::from(([0, 0, 0, 0], port)), SocketAddr::from(([0u16; 8], port))];
+    let metrics = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
+    let Some(mut table) = root.table("listen") else {
+        return Listeners { http: defaults(80), https: defaults(443), metrics };
+    };
+    let mut taken = HashSet::new();
+    let (http, https) = (table.list("http"), table.list("https"));
+    if [&http, &https].iter().all(|words| words.as_ref().is_some_and(Vec::is_empty)) {
+        table.sheet().note(Some(table.at()), "there is no address to listen on", "", None);
+    }
+    let mut addresses = |words: Option<Vec<Word<'_>>>, port| match words {
+        Some(words) => words.iter().filter_map(|word| listen(word, &mut taken)).collect(),
+        None => defaults(port),
+    };
+    let (http, https) = (addresses(http, 80), addresses(https, 443));
+    let metrics = match table.word("metrics") {
+        Some(word) if word.value().as_str() == Some("none") => None,
+        Some(word) => listen(&word, &mut taken),
+        None => metrics,
+    };
+    table.close();
+    Listeners { http, https, metrics }
+}
+
+/// One address, which nothing else may have taken. Port 0 is any free port, as often as one likes.
+fn listen(word: &Word<'_>, taken: &mut HashSet<SocketAddr>) -> Option<SocketAddr> {
+    let address = word.socket_address()?;
+    match taken.insert(address) {
+        false if address.port() != 0 => word.wrong(format!("`{address}` is listened on twice"), None),
+        _ => Some(address),
+    }
+}
+
+/// `[acme]`.
+pub fn acme(mut table: Table<'_>, base: &Path) -> Acme {
+    let email = table.word("email").and_then(|word| email(&word));
+    let directories = some_of(&mut table, "directory", directory).unwrap_or_else(|| vec![LETS_ENCRYPT.to_owned()]);
+    let root = table.word("root").and_then(|word| word.path(base));
+    let all = || CHALLENGES.iter().map(|(_, challenge)| *challenge).collect();
+    let challenges = some_of(&mut table, "challenges", |word| word.choice(&CHALLENGES)).unwrap_or_else(all);
+    table.close();
+    Acme { email, directories, root, challenges }
+}
+
+/// A list with at least one word in it; `None` when the key is absent.
+fn some_of<T>(table: &mut Table<'_>, key: &'static str, meaning: impl Fn(&Word<'_>) -> Option<T>) -> Option<Vec<T>> {
+    let words = table.list(key)?;
+    if words.is_empty() {
+        let hint = "leave it out for the default".to_owned();
+        table.sheet().note(Some(table.at()), format!("`{key}` is empty"), "", Some(hint));
+    }
+    Some(words.iter().filter_map(meaning).collect())
+}
+
+fn email(word: &Word<'_>) -> Option<String> {
+    let text = word.line()?;
+    match text.split_once('@') {
+        Some((name, host)) if !name.is_empty() && !text.contains(' ') && host.parse::<HostName>().is_ok() => {
+            Some(text.to_owned())
+        }
+        _ => word.wrong(format!("`{text}` is not an e-mail address"), None),
+    }
+}
+
+/// A CA by name, or by the URL of its directory.
+fn directory(word: &Word<'_>) -> Option<String> {
+    match word.text()?.contains("://") {
+        true => word.url(),
+        false => word.choice(&DIRECTORIES).map(str::to_owned),
+    }
+}
+
+/// `[hooks]`, with a claim for its host.
+pub fn hooks(
+    table: Option<Table<'_>>,
+    base: &Path,
+    domain: Option<&HostName>,
+    claims: &mut Vec<Claim>,
+) -> Option<Hooks> {
+    let default_host = || format!("opri.{}", domain?).parse().ok();
+    let default_key = || TravisKey::ConfigUrl(TRAVIS_CONFIG.to_owned());
+    let Some(mut table) = table else {
+        let host: HostName = default_host()?;
+        claims.push(hooks_claim(&host, None));
+        let travis = default_key();
+        return Some(Hooks { host, travis, github: None, gitlab: None, gitea: None, generic: None });
+    };
+    let word = table.word("host");
+    let host = word.as_ref().map_or_else(default_host, Word::host);
+    let travis = table.table("travis").map_or_else(|| Some(default_key()), |table| travis(table, base));
+    let mut secret = |provider| table.word(provider).and_then(|word| provider_secret(word, base));
+    let (github, gitlab, gitea, generic) = (secret("github"), secret("gitlab"), secret("gitea"), secret("generic"));
+    table.close();
+    claims.extend(host.as_ref().map(|host| hooks_claim(host, word)));
+    Some(Hooks { host: host?, travis: travis?, github, gitlab, gitea, generic })
+}
+
+fn hooks_claim(host: &HostName, word: Option<Word<'_>>) -> Claim {
+    Claim { host: HostPattern::Exact(host.clone()), at: word.map(|word| word.at()), what: "the hooks".to_owned() }
+}
+
+/// `{ secret = { … } }`.
+fn provider_secret(word: Word<'_>, base: &Path) -> Option<Secret> {
+    if word.value().as_table().is_none() {
+        // What stands here instead is likely the secret itself.
+        word.mask();
+        let hint = format!("{0} = {{ secret = {{ file = \"secrets/{0}\" }} }}", word.name());
+        return word.wrong(format!("`{}` must be a table", word.name()), hint);
+    }
+    let mut table = word.clone().table()?;
+    let secret = match table.word("secret") {
+        Some(secret) => secret.secret(base),
+        None => word.wrong(format!("`{}` needs a `secret`", word.name()), "secret = { file = \"…\" }".to_owned()),
+    };
+    table.close();
+    secret
+}
+
+fn travis(mut table: Table<'_>, base: &Path) -> Option<TravisKey> {
+    let (url, key) = (table.word("config_url"), table.word("public_key"));
+    let (at, sheet) = (table.at(), table.sheet());
+    table.close();
+    match (url, key) {
+        (Some(url), None) => url.url().map(TravisKey::ConfigUrl),
+        (None, Some(key)) => key.path(base).map(TravisKey::PublicKey),
+        _ => {
+            sheet.note(Some(at), "`travis` needs either `config_url` or `public_key`", "", None);
+            None
+        }
+    }
+}
+
+/// `[dashboard]`, with a claim for its host.
+pub fn dashboard(table: Option<Table<'_>>, claims: &mut Vec<Claim>) -> Option<HostName> {
+    let mut table = table?;
+    let word = table.word("host");
+    table.close();
+    let word = word?;
+    let host = HostPattern::Exact(word.host()?);
+    if claims.iter().any(|claim| claim.host == host) {
+        return word.wrong("the dashboard and the hooks need a host each", None);
+    }
+    claims.push(Claim { host: host.clone(), at: Some(word.at()), what: "the dashboard".to_owned() });
+    host.exact().cloned()
+}
+
+const TRAVIS_CONFIG: &str = "https://api.travis-ci.com/config";
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+const DIRECTORIES: [(&str, &str); 2] =
+    [("letsencrypt", LETS_ENCRYPT), ("letsencrypt-staging", "https://acme-staging-v02.api.letsencrypt.org/directory")];
+const CHALLENGES: [(&str, Challenge); 2] = [("http-01", Challenge::Http01), ("tls-alpn-01", Challenge::TlsAlpn01)];
