@@ -62,6 +62,31 @@ pub fn print(error: &dyn Error, hint: Option<&str>) {
     put(&text);
 }
 
+/// Writes what went wrong, in words that hold their causes already, and a hint, to standard error.
+pub fn print_text(error: &str, hint: Option<&str>) {
+    let paint = Paint::for_stderr();
+    let mut text = format!("{} {}\n", paint.red("error:"), clean_lines(error));
+    let _ = write_hint(&mut text, &paint, hint);
+    put(&text);
+}
+
+/// An error and what caused it, in one line.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    for _ in 0..CAUSES_MAX {
+        let Some(cause) = source else { break };
+        let words = cause.to_string();
+        // Many messages end with their cause already.
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
+}
+
 /// Writes faults to standard error, with an empty line between two.
 pub fn print_faults(faults: &[Fault]) {
     let paint = Paint::for_stderr();

@@ -31,7 +31,9 @@ use tokio::time::timeout;
 
 use crate::link::paths;
 use crate::report::Fault;
-use certs::{Certificate, Challenges, Keeper, Wanted};
+use certs::Certificate;
+use certs::challenge::Challenges;
+use certs::renew::{self, Wanted};
 use conf::Conf;
 use deploy::desk::Desk;
 use deploy::history::History;
@@ -168,7 +170,7 @@ async fn keep_certificates(
     };
     let (want, wants) = watch::channel(wanted(&conf.borrow()));
     let (out, mut certificates) = watch::channel(Vec::new());
-    tokio::spawn(Keeper::run(wants, challenges, out));
+    tokio::spawn(renew::run(wants, challenges, out));
     tokio::spawn(async move {
         while conf.changed().await.is_ok() {
             let now = wanted(&conf.borrow_and_update());

@@ -12,7 +12,6 @@ pub const PROJECTS: [&str; 2] = ["open-knesset", "open-pension"];
 pub const BRANCHES: [&str; 2] = ["master", "dev"];
 
 /// Everything but the running Prime.
-#[derive(Debug)]
 pub struct Scene {
     /// Removed when the demo ends.
     dir: tempfile::TempDir,
@@ -105,7 +104,7 @@ impl Scene {
         let prime = format!(
             "domain = \"localhost\"\nruntime = \"{runtime}\"\n\n[listen]\nhttp = \"127.0.0.1:{http}\"\n\
              https = \"127.0.0.1:{https}\"\nmetrics = \"127.0.0.1:{metrics}\"\n\n[hooks]\nhost = \"opri.localhost\"\n\
-             travis = {{ public_key = \"conf/travis.pem\" }}\n\n[dashboard]\nhost = \"opri.localhost\"\n"
+             travis = {{ public_key = \"conf/travis.pem\" }}\n\n[dashboard]\nhost = \"prime.localhost\"\n"
         );
         fs::write(conf.join("prime.toml"), prime).map_err(Failure::new)?;
         fs::write(conf.join("travis.pem"), self.travis.public_pem()).map_err(Failure::new)?;

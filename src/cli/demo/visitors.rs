@@ -48,7 +48,7 @@ pub struct Visitors {
     tasks: Vec<JoinHandle<()>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Visitor {
     host: String,
     project: &'static str,

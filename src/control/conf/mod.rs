@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::model::host::HostPattern;
 use crate::model::machine::Machine;
 use crate::model::name::ProjectName;
 use crate::model::project::Project;
@@ -40,6 +41,16 @@ use sheet::Sheet;
 pub struct Conf {
     pub machine: Machine,
     pub projects: BTreeMap<ProjectName, Project>,
+}
+
+impl Conf {
+    /// Every host that is answered: those of the projects and Prime's own.
+    pub fn hosts(&self) -> Vec<HostPattern> {
+        let own = [Some(&self.machine.hooks.host), self.machine.dashboard.as_ref()];
+        let own = own.into_iter().flatten().cloned().map(HostPattern::from);
+        let branches = self.projects.values().flat_map(|project| project.branches.values());
+        branches.flat_map(|branch| branch.hosts.iter().cloned()).chain(own).collect()
+    }
 }
 
 /// What can be applied, and what was wrong beside it.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::history::{ActiveRecord, Placed};
-use super::{DeployError, Workshop, gate, host_of, supervise};
+use super::{DeployError, Workshop, host_of, supervise};
 use crate::control::conf;
 use crate::control::live::Active;
 use crate::control::runtime::{BuildLog, BuildOrder, Replica, Task};
@@ -85,7 +85,8 @@ impl Attempt {
 
     async fn build(&mut self, commit: Commit, log: &BuildLog) -> Result<Release, DeployError> {
         let site = self.deployment.id.site.clone();
-        let _turn = self.workshop.builds.acquire().await.map_err(|_| DeployError::Stopping)?;
+        let workshop = self.workshop.clone();
+        let _turn = workshop.builds.acquire().await.map_err(|_| DeployError::Stopping)?;
         self.step_back_for_newer()?;
         let number = self.workshop.history.next_release(&site).await?;
         self.deployment.release = Some(number);

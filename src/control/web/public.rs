@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::admin::Office;
 use super::dashboard;
-use crate::control::certs::Challenges;
+use crate::control::certs::challenge::Challenges;
 use crate::control::deploy::desk::Accepted;
 use crate::control::hooks::{self, Delivery, GITHUB_BODY_MAX, Hooks, Verdict};
 use crate::model::host::HostName;
@@ -61,7 +61,7 @@ async fn hook(State(counter): State<Arc<Counter>>, headers: HeaderMap, body: Byt
         return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "5")], "too many hooks at once\n").into_response();
     };
     let conf = counter.office.workshop.conf();
-    let provider = hooks::provider(headers).ok();
+    let provider = hooks::provider(&headers).ok();
     let delivery = Delivery { headers: &headers, body: &body };
     let judging = counter.hooks.judge(&delivery, &conf.machine, &conf.projects);
     let Ok(verdict) = timeout(PATIENCE, judging).await else {

@@ -1,0 +1,132 @@
+//! The app that the stories deploy: an ordinary web app that keeps the contract, with a path for each thing a story asks.
+//!
+//! What its checkout holds decides how it behaves: `page.txt` is its page, `crash` makes it end at once, `sick` makes it
+//! answer 500.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use futures_util::stream;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+
+static ANSWERS: AtomicU64 = AtomicU64::new(0);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    if Path::new("crash").exists() {
+        eprintln!("the reason why it crashed");
+        std::process::exit(3);
+    }
+    println!("started as release {}", std::env::var("OPRI_RELEASE").unwrap_or_default());
+    let router = Router::new()
+        .route("/", get(page))
+        .route("/stored", get(stored))
+        .route("/private", get(private))
+        .route("/slow", get(slow))
+        .route("/echo", post(echo))
+        .route("/sse", get(sse))
+        .route("/ws", any(upgrade))
+        .route("/headers", any(headers))
+        .route("/die", post(die));
+    let mut terminate = signal(SignalKind::terminate()).unwrap();
+    let finish = async move { drop(terminate.recv().await) };
+    match std::env::var_os("SOCKET").filter(|_| !Path::new("port-only").exists()) {
+        Some(socket) => {
+            let listener = UnixListener::bind(PathBuf::from(socket)).unwrap();
+            axum::serve(listener, router).with_graceful_shutdown(finish).await.unwrap();
+        }
+        None => {
+            let port: u16 = std::env::var("PORT").unwrap().parse().unwrap();
+            let host = std::env::var("HOST").unwrap_or_else(|_| "0.0.0.0".to_owned());
+            let listener = TcpListener::bind((host.as_str(), port)).await.unwrap();
+            axum::serve(listener, router).with_graceful_shutdown(finish).await.unwrap();
+        }
+    }
+}
+
+fn text() -> String {
+    std::fs::read_to_string("page.txt").unwrap_or_else(|_| "no page".to_owned())
+}
+
+async fn page() -> Response {
+    match Path::new("sick").exists() {
+        true => (StatusCode::INTERNAL_SERVER_ERROR, "sick").into_response(),
+        false => ([(header::CACHE_CONTROL, "no-store")], text()).into_response(),
+    }
+}
+
+/// Another body each time it is really asked.
+async fn stored() -> impl IntoResponse {
+    let answer = ANSWERS.fetch_add(1, Ordering::Relaxed);
+    ([(header::CACHE_CONTROL, "public, max-age=60")], format!("{} answer {answer}", text()))
+}
+
+async fn private() -> impl IntoResponse {
+    let answer = ANSWERS.fetch_add(1, Ordering::Relaxed);
+    let headers = [(header::CACHE_CONTROL, "public, max-age=60"), (header::SET_COOKIE, "session=1")];
+    (headers, format!("answer {answer}"))
+}
+
+#[derive(Deserialize)]
+struct Slow {
+    ms: u64,
+}
+
+async fn slow(Query(slow): Query<Slow>) -> String {
+    tokio::time::sleep(Duration::from_millis(slow.ms)).await;
+    text()
+}
+
+async fn echo(body: Body) -> Body {
+    body
+}
+
+/// A hundred events, one each 20 ms.
+async fn sse() -> impl IntoResponse {
+    let events = stream::unfold(0, |n| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (n < 100).then(|| (Ok::<_, Infallible>(Bytes::from(format!("data: {n}\n\n"))), n + 1))
+    });
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(events))
+}
+
+/// After the handshake every byte comes back.
+async fn upgrade(request: Request) -> Response {
+    let upgrading = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrading.await else { return };
+        let mut stream = TokioIo::new(upgraded);
+        let mut bytes = [0; 1024];
+        while let Ok(read @ 1..) = stream.read(&mut bytes).await {
+            if stream.write_all(&bytes[..read]).await.is_err() {
+                return;
+            }
+        }
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")];
+    (StatusCode::SWITCHING_PROTOCOLS, headers, [("sec-websocket-accept", "x")]).into_response()
+}
+
+/// The request's headers, one a line.
+async fn headers(headers: HeaderMap) -> String {
+    let line = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
+        format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))
+    };
+    headers.iter().map(line).collect()
+}
+
+async fn die() {
+    std::process::exit(7);
+}
