@@ -1,6 +1,7 @@
 //! The control plane.
 
 pub mod certs;
+pub mod child;
 pub mod conf;
 pub mod hooks;
 pub mod runtime;

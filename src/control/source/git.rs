@@ -1,0 +1,362 @@
+//! The one way git is started: a clean environment, arguments as a list, `--` before a URL, a process group, a deadline.
+//!
+//! Used by `source` alone. The rule: nothing that came from outside stands where git reads options, no configuration
+//! but ours is read, and no transport is open that the repository's kind does not need.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+use super::SourceError;
+use crate::control::child::Group;
+use crate::model::name::{BranchName, Commit, ProjectName};
+use crate::model::project::Repository;
+
+/// A project's mirror.
+#[derive(Debug, Clone)]
+pub struct Git {
+    home: PathBuf,
+    mirror: PathBuf,
+}
+
+/// The mirror and the repository it mirrors.
+pub struct Remote<'a> {
+    git: &'a Git,
+    repository: &'a Repository,
+}
+
+/// One run of git.
+pub struct Step {
+    pub name: &'static str,
+    pub limit: Duration,
+    pub arguments: Vec<OsString>,
+}
+
+/// What a finished git left.
+pub struct Output {
+    pub code: Option<i32>,
+    pub stdout: Vec<u8>,
+    /// Its last words.
+    pub why: String,
+}
+
+impl Git {
+    pub fn new(home: &Path, project: &ProjectName) -> Self {
+        Self { home: home.to_owned(), mirror: home.join(format!("{project}.git")) }
+    }
+
+    /// Makes the home of all mirrors where it is missing.
+    pub fn remote<'a>(&'a self, repository: &'a Repository) -> Result<Remote<'a>, SourceError> {
+        make_private_dir(&self.home).map_err(|error| SourceError::Mirror { path: self.home.clone(), error })?;
+        Ok(Remote { git: self, repository })
+    }
+
+    pub fn exists(&self) -> bool {
+        self.mirror.join("HEAD").is_file()
+    }
+
+    /// Makes the mirror ready to be fetched into. `like` says which hash the repository uses.
+    pub async fn prepare(&self, like: &Commit) -> Result<(), SourceError> {
+        if !self.exists() {
+            let format = if like.as_str().len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
+            let mut arguments = words(&["init", "--quiet", "--bare", "--template=", format, "--"]);
+            arguments.push(self.mirror.clone().into());
+            self.demand(Step { name: "init", limit: QUICK, arguments }).await?;
+        }
+        self.tidy().map_err(|error| SourceError::Mirror { path: self.mirror.clone(), error })
+    }
+
+    /// Where the branch stood at the last fetch.
+    pub async fn tip(&self, branch: &BranchName) -> Result<Commit, SourceError> {
+        let reference = format!("{}^{{commit}}", reference(branch));
+        let arguments = words(&["rev-parse", "--verify", "--quiet", "--end-of-options", &reference]);
+        let stdout = self.demand(Step { name: "rev-parse", limit: QUICK, arguments }).await?;
+        commit_of(&stdout, "rev-parse")
+    }
+
+    /// Whether the mirror holds this very commit (a tag's id is none).
+    pub async fn has_commit(&self, commit: &Commit) -> Result<bool, SourceError> {
+        let arguments = words(&["cat-file", "-t", commit.as_str()]);
+        let output = self.run(Step { name: "cat-file", limit: QUICK, arguments }).await?;
+        Ok(output.code == Some(0) && output.stdout == b"commit\n")
+    }
+
+    /// Whether the fetched branch holds the commit.
+    pub async fn is_on_branch(&self, commit: &Commit, branch: &BranchName) -> Result<bool, SourceError> {
+        if !self.has_commit(commit).await? {
+            return Ok(false);
+        }
+        let reference = reference(branch);
+        let arguments = words(&["merge-base", "--is-ancestor", commit.as_str(), &reference]);
+        let output = self.run(Step { name: "merge-base", limit: SLOW, arguments }).await?;
+        match output.code {
+            Some(0) => Ok(true),
+            Some(1) => Ok(false),
+            _ => Err(SourceError::Git { step: "merge-base", why: output.why }),
+        }
+    }
+
+    /// A regular file's content, at most `max` bytes.
+    pub async fn file(&self, commit: &Commit, path: &str, max: usize) -> Result<Option<Vec<u8>>, SourceError> {
+        let is_inside = path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains('\0');
+        if !is_inside {
+            return Err(SourceError::Path(path.to_owned()));
+        }
+        let arguments = words(&["--literal-pathspecs", "ls-tree", "-z", "-l", commit.as_str(), "--", path]);
+        let listed = self.demand(Step { name: "ls-tree", limit: QUICK, arguments }).await?;
+        let listed = String::from_utf8_lossy(&listed);
+        let mut fields = listed.split(['\t', ' ']).filter(|field| !field.is_empty());
+        let (mode, kind, id, size) = (fields.next(), fields.next(), fields.next(), fields.next());
+        let (Some("100644" | "100755"), Some("blob"), Some(id)) = (mode, kind, id) else { return Ok(None) };
+        if size.and_then(|size| size.parse::<usize>().ok()).is_none_or(|size| size > max) {
+            return Err(SourceError::TooLarge { path: path.to_owned() });
+        }
+        let arguments = words(&["cat-file", "blob", id]);
+        self.demand(Step { name: "cat-file", limit: QUICK, arguments }).await.map(Some)
+    }
+
+    pub async fn prune(&self) -> Result<(), SourceError> {
+        let arguments = words(&["-c", "gc.auto=6700", "gc", "--auto", "--quiet"]);
+        self.demand(Step { name: "gc", limit: SLOW, arguments }).await.map(drop)
+    }
+
+    /// A command on the mirror that reaches no repository but the mirror.
+    pub fn command(&self, arguments: &[OsString]) -> Command {
+        let mut command = self.bare(arguments);
+        command.env("GIT_DIR", &self.mirror).env("GIT_ALLOW_PROTOCOL", "none");
+        command
+    }
+
+    async fn demand(&self, step: Step) -> Result<Vec<u8>, SourceError> {
+        let name = step.name;
+        succeeded(self.run(step).await?, name)
+    }
+
+    async fn run(&self, step: Step) -> Result<Output, SourceError> {
+        // `init` makes the directory it is given; a GIT_DIR would win over it.
+        let is_init = step.name == "init";
+        let command = if is_init { self.bare(&step.arguments) } else { self.command(&step.arguments) };
+        run(command, step.name, step.limit).await
+    }
+
+    fn bare(&self, arguments: &[OsString]) -> Command {
+        let mut command = Command::new("git");
+        command.env_clear().current_dir(&self.home).stdin(Stdio::null());
+        for name in KEPT_ENVIRONMENT {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.envs(ENVIRONMENT).env("HOME", &self.home).env("GIT_CEILING_DIRECTORIES", &self.home);
+        command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting])).args(arguments);
+        command
+    }
+
+    /// Undoes what a killed git may have left, and what the repository's own attributes would do to an archive.
+    fn tidy(&self) -> io::Result<()> {
+        let heads = self.mirror.join("refs/opri/heads");
+        let locks = ["config.lock", "packed-refs.lock", "HEAD.lock", "shallow.lock"].map(|lock| self.mirror.join(lock));
+        let refs = entries(&heads)?.into_iter().filter(|path| path.extension() == Some(OsStr::new("lock")));
+        let packs = entries(&self.mirror.join("objects/pack"))?;
+        let packs = packs.into_iter().filter(|path| path.file_name().is_some_and(is_half_pack));
+        for leftover in locks.into_iter().chain(refs).chain(packs) {
+            match std::fs::remove_file(&leftover) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => (),
+            }
+        }
+        let attributes = self.mirror.join("info/attributes");
+        if std::fs::read(&attributes).is_ok_and(|now| now == ATTRIBUTES) {
+            return Ok(());
+        }
+        std::fs::create_dir_all(self.mirror.join("info"))?;
+        std::fs::write(&attributes, ATTRIBUTES)
+    }
+}
+
+impl Remote<'_> {
+    /// What the branch points to in the repository.
+    pub async fn head(&self, branch: &BranchName) -> Result<Commit, SourceError> {
+        let name = format!("refs/heads/{branch}");
+        let mut arguments = words(&["ls-remote", "--quiet", "--"]);
+        arguments.extend([location(self.repository), name.clone().into()]);
+        let stdout = self.ask(self.git.bare(&arguments), "ls-remote", REMOTE_QUICK).await?;
+        // A pattern matches at the end of a ref's name too: take the very one.
+        let listed = String::from_utf8_lossy(&stdout).into_owned();
+        let id = listed.lines().filter_map(|line| line.split_once('\t')).find(|(_, listed)| *listed == name);
+        let missing = || SourceError::NoBranch { branch: branch.clone(), repository: shown(self.repository) };
+        commit_of(id.ok_or_else(missing)?.0.as_bytes(), "ls-remote")
+    }
+
+    /// Brings the branch with its history into the mirror; force-pushes are followed.
+    pub async fn fetch(&self, branch: &BranchName) -> Result<(), SourceError> {
+        let mut arguments =
+            words(&["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--"]);
+        let wanted = format!("+refs/heads/{branch}:{}", reference(branch));
+        arguments.extend([location(self.repository), wanted.into()]);
+        let mut command = self.git.bare(&arguments);
+        command.env("GIT_DIR", &self.git.mirror);
+        self.ask(command, "fetch", REMOTE_SLOW).await.map(drop)
+    }
+
+    async fn ask(&self, mut command: Command, step: &'static str, limit: Duration) -> Result<Vec<u8>, SourceError> {
+        match self.repository {
+            Repository::Url(_) => command.env("GIT_ALLOW_PROTOCOL", "https:ssh"),
+            Repository::Directory(_) => {
+                // Only a file can say it: for a local repository git clears what `-c` said before it looks at the
+                // owner. Whose directory may be read is conf's word already.
+                let trust = self.git.home.join("directories.gitconfig");
+                let written = std::fs::write(&trust, "[safe]\n\tdirectory = *\n");
+                written.map_err(|error| SourceError::Mirror { path: trust.clone(), error })?;
+                command.env("GIT_ALLOW_PROTOCOL", "file").env("GIT_CONFIG_GLOBAL", trust)
+            }
+        };
+        let output = run(command, step, limit).await?;
+        let unreachable = |why| SourceError::Unreachable { repository: shown(self.repository), why };
+        match output.code {
+            Some(0) => Ok(output.stdout),
+            _ => Err(unreachable(without_credentials(&output.why, self.repository))),
+        }
+    }
+}
+
+/// A repository as messages name it: without the user and password a URL may carry.
+pub fn shown(repository: &Repository) -> String {
+    without_credentials(&repository.location(), repository)
+}
+
+/// Reads a stream to its end but keeps only the last `keep` bytes.
+pub async fn last_words(mut stream: impl AsyncRead + Unpin, keep: usize) -> String {
+    let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..read]);
+        let surplus = kept.len().saturating_sub(keep);
+        kept.drain(..surplus);
+    }
+    let text = String::from_utf8_lossy(&kept);
+    let text = text.trim();
+    if text.is_empty() { "it gave no reason".to_owned() } else { text.lines().collect::<Vec<_>>().join("; ") }
+}
+
+async fn run(mut command: Command, step: &'static str, limit: Duration) -> Result<Output, SourceError> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut group = Group::spawn(command).map_err(SourceError::NoGit)?;
+    let (stdout, stderr) = (group.child().stdout.take(), group.child().stderr.take());
+    let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
+        return Err(SourceError::Git { step, why: "it has no output".to_owned() });
+    };
+    let work = async {
+        // A reader that stops early drops git's pipe, which ends git.
+        let reading = async move {
+            let mut kept = Vec::new();
+            match stdout.take(OUTPUT_MAX).read_to_end(&mut kept).await? as u64 {
+                OUTPUT_MAX => Err(io::Error::other("it said too much")),
+                _ => Ok(kept),
+            }
+        };
+        let (stdout, why, status) = tokio::join!(reading, last_words(stderr, 4096), group.wait());
+        Ok::<_, io::Error>(Output { stdout: stdout?, code: status?.code(), why })
+    };
+    match tokio::time::timeout(limit, work).await {
+        Ok(finished) => finished.map_err(|error| SourceError::Git { step, why: error.to_string() }),
+        Err(_) => Err(SourceError::TimedOut { step, limit }),
+    }
+}
+
+fn succeeded(output: Output, step: &'static str) -> Result<Vec<u8>, SourceError> {
+    match output.code {
+        Some(0) => Ok(output.stdout),
+        _ => Err(SourceError::Git { step, why: output.why }),
+    }
+}
+
+fn commit_of(stdout: &[u8], step: &'static str) -> Result<Commit, SourceError> {
+    let text = String::from_utf8_lossy(stdout);
+    text.trim().parse().map_err(|_| SourceError::Git { step, why: "it did not answer with a commit id".to_owned() })
+}
+
+/// Branches lie side by side, `a+b` beside `a`: a ref `a` and a ref `a/b` cannot be in one repository.
+fn reference(branch: &BranchName) -> String {
+    format!("refs/opri/heads/{}", branch.as_component())
+}
+
+fn location(repository: &Repository) -> OsString {
+    match repository {
+        Repository::Url(url) => url.into(),
+        Repository::Directory(path) => path.into(),
+    }
+}
+
+fn without_credentials(text: &str, repository: &Repository) -> String {
+    let location = repository.location();
+    let authority = location.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+    match authority.and_then(|authority| authority.rsplit_once('@')) {
+        Some((secret, _)) if !secret.is_empty() => text.replace(&format!("{secret}@"), ""),
+        _ => text.to_owned(),
+    }
+}
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_half_pack(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"tmp_")
+}
+
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// On the mirror's disk.
+const QUICK: Duration = Duration::from_secs(30);
+const SLOW: Duration = Duration::from_secs(10 * 60);
+/// Over the network.
+const REMOTE_QUICK: Duration = Duration::from_secs(60);
+const REMOTE_SLOW: Duration = Duration::from_secs(15 * 60);
+/// Far above what any step but an archive says.
+const OUTPUT_MAX: u64 = 8 << 20;
+
+/// `export-ignore` and `export-subst` would leave out and rewrite files of an archive (gitattributes(5)).
+const ATTRIBUTES: &[u8] = b"* -export-ignore -export-subst\n";
+
+/// What git and ssh may know of our own environment: where programs lie and which proxy leads out.
+const KEPT_ENVIRONMENT: [&str; 6] = ["PATH", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSH_AUTH_SOCK"];
+
+const ENVIRONMENT: [(&str, &str); 9] = [
+    ("LC_ALL", "C"),
+    ("GIT_CONFIG_NOSYSTEM", "1"),
+    ("GIT_CONFIG_GLOBAL", "/dev/null"),
+    ("GIT_TERMINAL_PROMPT", "0"),
+    ("GIT_ASKPASS", "/bin/false"),
+    ("SSH_ASKPASS", "/bin/false"),
+    ("GIT_HTTP_LOW_SPEED_LIMIT", "1000"),
+    ("GIT_HTTP_LOW_SPEED_TIME", "30"),
+    ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=10"),
+];
+
+const SETTINGS: [&str; 8] = [
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "transfer.fsckObjects=true",
+    "protocol.version=2",
+    "protocol.ext.allow=never",
+    "http.followRedirects=initial",
+    // Only `prune` tidies up, in its turn.
+    "gc.auto=0",
+    "maintenance.auto=false",
+];
