@@ -1,0 +1,218 @@
+//! Releases as images and containers of the Docker engine, through its socket.
+//!
+//! Called through `Runtime`. The rule: no call to the engine waits for ever, since the client's own timeout ends with
+//! the response's head; and only what carries this state directory's label is ours.
+
+mod build;
+mod container;
+mod labels;
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use bollard::errors::Error as EngineError;
+use bollard::models::NetworkCreateRequest;
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveImageOptionsBuilder,
+};
+use tokio::sync::Semaphore;
+
+use super::error::RuntimeError;
+use super::places::{self, Places, remove_tree};
+use crate::model::name::ProjectName;
+use crate::model::release::{Artifact, Release};
+
+/// The Docker engine, as one state directory uses it.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    client: bollard::Docker,
+    places: Places,
+    /// Tells our things in the engine from another Prime's: the beginning of the state directory's hash.
+    state: String,
+    /// The engine makes two networks of one name when asked twice.
+    networks: Arc<Semaphore>,
+}
+
+impl Docker {
+    /// Asks the engine whether it is there; an answer must come within 2 s.
+    pub(super) async fn connect(places: Places) -> Result<Self, RuntimeError> {
+        let host = std::env::var("DOCKER_HOST").ok();
+        let socket = host.as_deref().and_then(|host| host.strip_prefix("unix://")).unwrap_or(SOCKET).to_owned();
+        let none = |why: String| RuntimeError::NoEngine { socket: socket.clone(), why };
+        let client = bollard::Docker::connect_with_unix(&socket, HEADERS_LIMIT.as_secs(), bollard::API_DEFAULT_VERSION)
+            .map_err(|error| none(error.to_string()))?;
+        match tokio::time::timeout(CONNECT_LIMIT, client.negotiate_version()).await {
+            Ok(Ok(client)) => {
+                let state = state_label(places.state());
+                Ok(Self { client, places, state, networks: Arc::new(Semaphore::new(1)) })
+            }
+            Ok(Err(error)) => Err(none(error.to_string())),
+            Err(_) => Err(none(format!("no answer within {} s", CONNECT_LIMIT.as_secs()))),
+        }
+    }
+
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    pub(super) async fn discard(&self, artifact: &Artifact) -> Result<(), RuntimeError> {
+        let Artifact::Image(image) = artifact else { return Err(other_runtime("this release")) };
+        // Without force: the engine refuses while a container, running or not, was made of it.
+        let options = RemoveImageOptionsBuilder::default().force(false).build();
+        let removal = self.client.remove_image(image, Some(options), None);
+        match call("remove the image", REMOVE_LIMIT, removal).await {
+            Err(RuntimeError::Engine { status: Some(409), .. }) => Err(RuntimeError::InUse(image.clone())),
+            removed => gone(removed.map(drop)),
+        }
+    }
+
+    pub(super) async fn clean(&self, keep: &[Artifact]) -> Result<(), RuntimeError> {
+        self.clean_containers().await?;
+        self.clean_images(keep).await?;
+        self.clean_networks().await?;
+        let running: Vec<_> = self.running().await?.into_iter().map(|replica| self.places.nest(&replica.id)).collect();
+        for nest in places::entries(&self.places.nests())? {
+            // A nest with a record is the process runtime's.
+            if nest.is_dir() && !running.contains(&nest) && !nest.with_extension("json").exists() {
+                remove_tree(&nest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Containers that do not run, and commands that a control before this one ran: nobody waits for those.
+    async fn clean_containers(&self) -> Result<(), RuntimeError> {
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&self.ours()).build();
+        for container in call("list containers", LIST_LIMIT, self.client.list_containers(Some(options))).await? {
+            let is_running = container.state.is_some_and(|state| state.as_ref() == "running");
+            let is_task = container.labels.is_some_and(|labels| labels::is_task(&labels));
+            if let Some(id) = container.id.filter(|_| is_task || !is_running) {
+                self.remove_container(&id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn clean_images(&self, keep: &[Artifact]) -> Result<(), RuntimeError> {
+        let options = ListImagesOptionsBuilder::default().filters(&self.ours()).build();
+        for image in call("list images", LIST_LIMIT, self.client.list_images(Some(options))).await? {
+            let artifact = Artifact::Image(image.id);
+            if !keep.contains(&artifact) {
+                match self.discard(&artifact).await {
+                    Err(RuntimeError::InUse(_)) => (),
+                    discarded => discarded?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn clean_networks(&self) -> Result<(), RuntimeError> {
+        let options = ListNetworksOptionsBuilder::default().filters(&self.ours()).build();
+        for network in call("list networks", LIST_LIMIT, self.client.list_networks(Some(options))).await? {
+            let Some(id) = network.id else { continue };
+            // Refused while a container is in it, which is what keeps it.
+            if let Err(error) = call("remove the network", REMOVE_LIMIT, self.client.remove_network(&id)).await {
+                tracing::debug!(%error, "this network stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// The network of a project's containers, made when it is missing.
+    async fn network(&self, project: &ProjectName) -> Result<String, RuntimeError> {
+        let name = format!("opri-{project}-{}", self.state);
+        let _turn = self.networks.acquire().await;
+        match call("look at the network", LIST_LIMIT, self.client.inspect_network(&name, None)).await {
+            Ok(_) => return Ok(name),
+            Err(RuntimeError::Engine { status: Some(404), .. }) => (),
+            Err(error) => return Err(error),
+        }
+        let request = NetworkCreateRequest {
+            name: name.clone(),
+            driver: Some("bridge".to_owned()),
+            internal: Some(false),
+            labels: Some(labels::of_project(project, &self.state)),
+            ..Default::default()
+        };
+        call("make the network", CREATE_LIMIT, self.client.create_network(request)).await.map(|_| name)
+    }
+
+    /// One that is gone already is success.
+    async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let removal = self.client.remove_container(id, Some(options));
+        match gone(call("remove the container", REMOVE_LIMIT, removal).await) {
+            // Somebody else is removing it.
+            Err(RuntimeError::Engine { status: Some(409), .. }) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn ours(&self) -> std::collections::HashMap<String, Vec<String>> {
+        [("label".to_owned(), vec![labels::filter(&self.state)])].into()
+    }
+}
+
+/// One call to the engine within a limit that covers its whole answer.
+async fn call<T>(
+    step: &'static str,
+    limit: Duration,
+    work: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, RuntimeError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(answer) => answer.map_err(|error| fault(step, error)),
+        Err(_) => Err(RuntimeError::EngineSlow { step, limit }),
+    }
+}
+
+fn fault(step: &'static str, error: EngineError) -> RuntimeError {
+    match error {
+        EngineError::DockerResponseServerError { status_code, message } => {
+            RuntimeError::Engine { step, status: Some(status_code), why: message }
+        }
+        EngineError::DockerStreamError { error } => RuntimeError::Engine { step, status: None, why: error },
+        other => RuntimeError::Engine { step, status: None, why: other.to_string() },
+    }
+}
+
+/// What is not there needs no removing.
+fn gone(removed: Result<(), RuntimeError>) -> Result<(), RuntimeError> {
+    match removed {
+        Err(RuntimeError::Engine { status: Some(404), .. }) => Ok(()),
+        other => other,
+    }
+}
+
+fn image(release: &Release) -> Result<&str, RuntimeError> {
+    match &release.artifact {
+        Artifact::Image(id) => Ok(id),
+        Artifact::Directory(_) => Err(other_runtime(&format!("release {} of {}", release.name(), release.site))),
+    }
+}
+
+fn other_runtime(what: &str) -> RuntimeError {
+    RuntimeError::OtherRuntime { what: what.to_owned(), runtime: "docker" }
+}
+
+fn state_label(state: &Path) -> String {
+    short_hash(state.as_os_str().as_encoded_bytes())
+}
+
+/// The first eight hexadecimal digits of the SHA-256.
+fn short_hash(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+const SOCKET: &str = "/var/run/docker.sock";
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// The client's own, until a response's head; longer than any limit of ours, which are what holds.
+const HEADERS_LIMIT: Duration = Duration::from_secs(24 * 3600);
+const LIST_LIMIT: Duration = Duration::from_secs(10);
+const CREATE_LIMIT: Duration = Duration::from_secs(30);
+const REMOVE_LIMIT: Duration = Duration::from_secs(60);

@@ -1,0 +1,291 @@
+//! Containers: started hardened and without a published port, watched, stopped, found again.
+//!
+//! Used by the Docker runtime. The rule: when the engine does not answer in time nothing is known, so what matters is
+//! asked again; "it has ended" is only ever said on the engine's own word.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, StopContainerOptionsBuilder,
+};
+use futures_util::StreamExt;
+
+use super::super::error::RuntimeError;
+use super::super::log::last_lines;
+use super::super::replica::{Exit, Replica, ReplicaId, What};
+use super::super::{BuildLog, ByteStream, Environment, Task};
+use super::build::branch_part;
+use super::{CREATE_LIMIT, Docker, LIST_LIMIT, call, fault, image, labels, other_runtime};
+use crate::model::release::Release;
+
+impl Docker {
+    pub(in super::super) async fn start(
+        &self,
+        release: &Release,
+        number: u16,
+        env: &Environment,
+    ) -> Result<Replica, RuntimeError> {
+        let id = self.places.make_nest(0o777)?;
+        let started = self.launch(release, &id, number, env).await;
+        if started.is_err() {
+            self.places.remove_nest(&id)?;
+        }
+        started
+    }
+
+    async fn launch(
+        &self,
+        release: &Release,
+        id: &ReplicaId,
+        number: u16,
+        env: &Environment,
+    ) -> Result<Replica, RuntimeError> {
+        let mut body = self.body(release, env).await?;
+        let own = [("SOCKET", INNER_SOCKET), ("HOST", "0.0.0.0"), ("PORT", &release.app.port.to_string())];
+        body.env.get_or_insert_default().extend(own.map(|(name, value)| format!("{name}={value}")));
+        body.labels = Some(labels::of_replica(release, id, number, &self.state));
+        // A missing source of a mount is an error, where that of a bind would be made, by root.
+        let nest = Mount {
+            typ: Some(MountType::BIND),
+            source: Some(self.places.nest(id).display().to_string()),
+            target: Some(INNER_NEST.to_owned()),
+            read_only: Some(false),
+            ..Default::default()
+        };
+        body.host_config.get_or_insert_default().mounts = Some(vec![nest]);
+        let site = &release.site;
+        let name = format!("opri-{}-{}-{}-{id}", site.project, branch_part(site), release.name());
+        let container = self.create(&name, body).await?;
+        call("start the container", CREATE_LIMIT, self.client.start_container(&container.id, None)).await?;
+        let replica = self
+            .look(&container.id)
+            .await?
+            .ok_or(RuntimeError::Failed { what: "start", why: "the container was gone at once".to_owned() })?;
+        container.keep();
+        Ok(replica)
+    }
+
+    pub(in super::super) async fn run_once(
+        &self,
+        release: &Release,
+        task: Task<'_>,
+        log: &BuildLog,
+    ) -> Result<(), RuntimeError> {
+        let mut body = self.body(release, task.env).await?;
+        body.entrypoint = Some(["/bin/sh", "-c"].map(str::to_owned).to_vec());
+        body.cmd = Some(vec![task.command.to_owned()]);
+        body.labels = Some(labels::of_task(release, &self.state));
+        let site = &release.site;
+        let number = ReplicaId::random()?;
+        let name = format!("opri-{}-{}-{}-task-{number}", site.project, branch_part(site), release.name());
+        let container = self.create(&name, body).await?;
+        call("start the container", CREATE_LIMIT, self.client.start_container(&container.id, None)).await?;
+        let work = async {
+            let mut output = self.output(&container.id, true, "all");
+            // The log is for people; whether it worked is what the container's end says.
+            while let Some(Ok(bytes)) = output.next().await {
+                log.write(&bytes);
+            }
+            self.ended(container.id.clone()).await
+        };
+        let ended = tokio::time::timeout(task.limit, work).await;
+        self.remove_container(&container.id).await?;
+        container.keep();
+        match ended {
+            Err(_) => Err(RuntimeError::TimedOut { what: "release command", limit: task.limit }),
+            Ok(exit) if exit.is_success() => Ok(()),
+            Ok(exit) => Err(RuntimeError::Ended { what: "release command", exit }),
+        }
+    }
+
+    pub(in super::super) async fn stop(&self, replica: &Replica, grace: Duration) -> Result<(), RuntimeError> {
+        let id = container_id(replica)?;
+        let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+        let options = StopContainerOptionsBuilder::default().t(seconds).build();
+        let stopping = self.client.stop_container(id, Some(options));
+        // 304 is "not running", which the client takes for success; whatever else went wrong, a removal by force ends
+        // the container and says so.
+        if let Err(error) = call("stop the container", grace + STOP_MARGIN, stopping).await {
+            tracing::debug!(%error, replica = %replica.id, "stopping it by force");
+        }
+        if let Err(error) = self.remove_container(id).await {
+            // Unknown: the engine may have done it all the same.
+            let looked = call("look at the container", LIST_LIMIT, self.client.inspect_container(id, None)).await;
+            let Err(RuntimeError::Engine { status: Some(404), .. }) = looked else { return Err(error) };
+        }
+        self.places.remove_nest(&replica.id)
+    }
+
+    pub(in super::super) fn exited(&self, replica: &Replica) -> impl Future<Output = Exit> + Send + 'static {
+        let (docker, replica) = (self.clone(), replica.clone());
+        async move {
+            match container_id(&replica) {
+                Ok(id) => docker.ended(id.to_owned()).await,
+                Err(_) => Exit::Unknown,
+            }
+        }
+    }
+
+    pub(in super::super) async fn running(&self) -> Result<Vec<Replica>, RuntimeError> {
+        let options = ListContainersOptionsBuilder::default().filters(&self.ours()).build();
+        let listed = call("list containers", LIST_LIMIT, self.client.list_containers(Some(options))).await?;
+        let mut running = Vec::new();
+        for id in listed.into_iter().filter_map(|container| container.id) {
+            running.extend(self.look(&id).await?);
+        }
+        Ok(running)
+    }
+
+    pub(in super::super) async fn tail(&self, replica: &Replica, lines: usize) -> Result<String, RuntimeError> {
+        let mut output = self.output(container_id(replica)?, false, &lines.to_string());
+        let reading = async {
+            let mut text = Vec::new();
+            while let Some(bytes) = output.next().await {
+                text.extend_from_slice(&bytes.map_err(|error| RuntimeError::at("the container's log", error))?);
+                let surplus = text.len().saturating_sub(TAIL_MAX);
+                text.drain(..surplus);
+            }
+            Ok(last_lines(&String::from_utf8_lossy(&text), lines).to_owned())
+        };
+        let slow = |_| RuntimeError::EngineSlow { step: "read the log", limit: LIST_LIMIT };
+        tokio::time::timeout(LIST_LIMIT, reading).await.map_err(slow)?
+    }
+
+    pub(in super::super) fn follow(&self, replica: &Replica, lines: usize) -> ByteStream {
+        match container_id(replica) {
+            Ok(id) => self.output(id, true, &lines.to_string()),
+            Err(error) => Box::pin(futures_util::stream::iter([Err(std::io::Error::other(error))])),
+        }
+    }
+
+    /// A container of this release, with all that any of ours has.
+    async fn body(&self, release: &Release, env: &Environment) -> Result<ContainerCreateBody, RuntimeError> {
+        let log_options = [("max-size", "10m"), ("max-file", "3")].map(|(name, value)| (name.into(), value.into()));
+        let host = HostConfig {
+            network_mode: Some(self.network(&release.site.project).await?),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+            pids_limit: Some(PIDS_MAX),
+            memory: Some(MEMORY_MAX),
+            memory_swap: Some(MEMORY_MAX),
+            init: Some(true),
+            log_config: Some(HostConfigLogConfig {
+                typ: Some("json-file".to_owned()),
+                config: Some(log_options.into()),
+            }),
+            ..Default::default()
+        };
+        Ok(ContainerCreateBody {
+            image: Some(image(release)?.to_owned()),
+            env: Some(env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+            host_config: Some(host),
+            ..Default::default()
+        })
+    }
+
+    async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<Doomed, RuntimeError> {
+        let options = CreateContainerOptionsBuilder::default().name(name).build();
+        let created = self.client.create_container(Some(options), body);
+        let created = call("create the container", CREATE_LIMIT, created).await?;
+        Ok(Doomed { docker: self.clone(), id: created.id, is_kept: false })
+    }
+
+    /// The replica that a container is, as long as it runs.
+    async fn look(&self, id: &str) -> Result<Option<Replica>, RuntimeError> {
+        let looked = call("look at the container", LIST_LIMIT, self.client.inspect_container(id, None)).await;
+        let container = match looked {
+            Err(RuntimeError::Engine { status: Some(404), .. }) => return Ok(None),
+            looked => looked?,
+        };
+        if container.state.and_then(|state| state.running) != Some(true) {
+            return Ok(None);
+        }
+        let networks = container.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let address = networks.into_values().find_map(|network| network.ip_address.filter(|ip| !ip.is_empty()));
+        let labels = container.config.and_then(|config| config.labels).unwrap_or_default();
+        Ok(labels::replica(id, &labels, address.as_deref(), &self.places))
+    }
+
+    /// Waits until the engine says that the container runs no more, over its restarts and silences.
+    async fn ended(&self, id: String) -> Exit {
+        loop {
+            match call("look at the container", LIST_LIMIT, self.client.inspect_container(&id, None)).await {
+                Ok(container) => {
+                    let state = container.state.unwrap_or_default();
+                    if state.running == Some(false) {
+                        return state
+                            .exit_code
+                            .and_then(|code| i32::try_from(code).ok())
+                            .map_or(Exit::Unknown, Exit::Code);
+                    }
+                }
+                Err(RuntimeError::Engine { status: Some(404), .. }) => return Exit::Unknown,
+                Err(error) => {
+                    tracing::debug!(%error, "the engine says nothing of a container; asking again");
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    continue;
+                }
+            }
+            // Whatever comes of waiting, the next look is what counts.
+            let waiting = async { self.client.wait_container(&id, None).boxed().next().await };
+            if !matches!(tokio::time::timeout(WAIT_LIMIT, waiting).await, Ok(Some(Ok(_)))) {
+                tokio::time::sleep(BREATHER).await;
+            }
+        }
+    }
+
+    fn output(&self, id: &str, is_followed: bool, tail: &str) -> ByteStream {
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).follow(is_followed).tail(tail).build();
+        let output = self.client.logs(id, Some(options));
+        Box::pin(output.map(|part| {
+            let part = part.map_err(|error| std::io::Error::other(fault("read the log", error)));
+            part.map(|part| part.into_bytes())
+        }))
+    }
+}
+
+fn container_id(replica: &Replica) -> Result<&str, RuntimeError> {
+    match &replica.what {
+        What::Container(id) => Ok(id),
+        What::Process { .. } => Err(other_runtime(&format!("replica {} of {}", replica.id, replica.site))),
+    }
+}
+
+/// A container that is removed, with what runs in it, unless it is kept: also when whoever made it is dropped.
+struct Doomed {
+    docker: Docker,
+    id: String,
+    is_kept: bool,
+}
+
+impl Doomed {
+    fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        let (false, Ok(runtime)) = (self.is_kept, tokio::runtime::Handle::try_current()) else { return };
+        let (docker, id) = (self.docker.clone(), std::mem::take(&mut self.id));
+        runtime.spawn(async move {
+            if let Err(error) = docker.remove_container(&id).await {
+                tracing::warn!(%error, container = id, "this container stays until the next start");
+            }
+        });
+    }
+}
+
+const INNER_NEST: &str = "/run/opri";
+const INNER_SOCKET: &str = "/run/opri/s";
+const PIDS_MAX: i64 = 512;
+/// With no swap beyond it, in bytes.
+const MEMORY_MAX: i64 = 1 << 30;
+const TAIL_MAX: usize = 256 << 10;
+/// What the engine may need beside the grace an app has.
+const STOP_MARGIN: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(300);
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+const BREATHER: Duration = Duration::from_millis(100);

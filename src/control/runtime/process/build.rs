@@ -1,0 +1,159 @@
+//! A checkout, made into something that can run: unpacked, then the `build` line in it.
+//!
+//! Used by the process runtime. The rule: a directory is there under its name only as long as its build goes on or has
+//! succeeded; a build that fails, takes too long or is dropped takes its directory and all its processes with it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::process::Command;
+
+use super::super::error::RuntimeError;
+use super::super::places::{Places, make_private, remove_tree};
+use super::super::replica::Exit;
+use super::super::unpack::unpack;
+use super::super::{BuildLog, BuildOrder, ByteStream};
+use super::shell;
+use crate::control::child::Group;
+use crate::model::app::AppSpec;
+
+/// Gives the directory of the built checkout.
+pub async fn build(
+    places: &Places,
+    order: &BuildOrder,
+    source: ByteStream,
+    log: &BuildLog,
+) -> Result<PathBuf, RuntimeError> {
+    let folder = places.release(&order.site, order.number);
+    let limit = order.limits.timeout;
+    let work = async {
+        log.line(&format!("unpacking {} into {}", order.commit.short(), folder.display()));
+        let unfinished = place(&folder, source).await?;
+        // Before the build: nothing is gained by building what cannot be started.
+        if order.app.build.is_none() {
+            run_line(&order.app, &folder)?;
+        }
+        if let Some(line) = &order.app.build {
+            log.line(&format!("$ {line}"));
+            let mut command = shell(&folder, line);
+            command.env("OPRI_PROJECT", order.site.project.as_str()).env("OPRI_BRANCH", order.site.branch.as_str());
+            command.env("OPRI_COMMIT", order.commit.as_str());
+            run("build", command, limit, log).await?;
+            run_line(&order.app, &folder)?;
+        }
+        unfinished.keep();
+        Ok(folder.clone())
+    };
+    match tokio::time::timeout(limit, work).await {
+        Ok(built) => built,
+        Err(_) => Err(RuntimeError::TimedOut { what: "build", limit }),
+    }
+}
+
+/// Runs a command to its end, its output into the log. When this returns or is dropped, nothing of it runs any more.
+pub async fn run(
+    what: &'static str,
+    mut command: Command,
+    limit: Duration,
+    log: &BuildLog,
+) -> Result<(), RuntimeError> {
+    let failed = |error: io::Error| RuntimeError::Failed { what, why: error.to_string() };
+    let (reader, writer) = io::pipe().map_err(failed)?;
+    command.stdout(writer.try_clone().map_err(failed)?).stderr(writer);
+    // The command, and with it our ends of the pipe, goes as soon as the child has its own.
+    let mut group = Group::spawn(command).map_err(failed)?;
+    let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed)?;
+    let mut copying = std::pin::pin!(async {
+        let mut buffer = [0; 8192];
+        while let Ok(read @ 1..) = output.read(&mut buffer).await {
+            log.write(&buffer[..read]);
+        }
+    });
+    let work = async {
+        tokio::select! {
+            status = group.wait() => {
+                // What is still in the pipe. A process that left the group may hold it open for ever.
+                let _ = tokio::time::timeout(LAST_WORDS, copying).await;
+                status
+            }
+            // Closed by a command that goes on in silence.
+            () = &mut copying => group.wait().await,
+        }
+    };
+    match tokio::time::timeout(limit, work).await {
+        Err(_) => Err(RuntimeError::TimedOut { what, limit }),
+        Ok(Err(error)) => Err(failed(error)),
+        Ok(Ok(status)) => match Exit::from(status) {
+            exit if exit.is_success() => Ok(()),
+            exit => Err(RuntimeError::Ended { what, exit }),
+        },
+    }
+}
+
+/// What starts the app: `run`, else the Procfile's `web` line.
+pub fn run_line(app: &AppSpec, folder: &Path) -> Result<String, RuntimeError> {
+    let procfile = || std::fs::read_to_string(folder.join("Procfile")).ok();
+    let line = app.run.clone().or_else(|| web_line(&procfile()?));
+    line.filter(|line| !line.trim().is_empty()).ok_or_else(|| match folder.join(&app.dockerfile).is_file() {
+        true => RuntimeError::NeedsDocker,
+        false => RuntimeError::NothingToRun,
+    })
+}
+
+fn web_line(procfile: &str) -> Option<String> {
+    procfile.lines().find_map(|line| line.strip_prefix("web:")).map(|line| line.trim().to_owned())
+}
+
+/// Unpacks beside, then takes the name at once.
+async fn place(folder: &Path, source: ByteStream) -> Result<Unfinished, RuntimeError> {
+    let parent = folder.parent().unwrap_or(folder);
+    make_private(parent)?;
+    let aside = tempfile::Builder::new().prefix(".unpacking-").tempdir_in(parent);
+    let aside = aside.map_err(|error| RuntimeError::at(parent, error))?;
+    let fresh = aside.path().join("r");
+    make_private(&fresh)?;
+    unpack(source, &fresh).await?;
+    // The number is only being given: what lies there is left over from a control that was killed.
+    remove_tree(folder)?;
+    std::fs::rename(&fresh, folder).map_err(|error| RuntimeError::at(folder, error))?;
+    Ok(Unfinished { folder: folder.to_owned(), is_kept: false })
+}
+
+/// Removes the directory unless it is kept.
+struct Unfinished {
+    folder: PathBuf,
+    is_kept: bool,
+}
+
+impl Unfinished {
+    fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.is_kept
+            && let Err(error) = remove_tree(&self.folder)
+        {
+            tracing::warn!(%error, "a failed build's directory stays until the next start");
+        }
+    }
+}
+
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_procfile_says_what_to_start() {
+        assert_eq!(web_line("release: x\nweb:  ./serve -p $PORT \n").as_deref(), Some("./serve -p $PORT"));
+        assert_eq!(web_line("worker: x\n# web: y\n"), None);
+    }
+}
