@@ -4,7 +4,7 @@
 //! serving what it was told last, and the next `serve` finds store, edge and apps as they are.
 
 pub mod certs;
-mod child;
+pub mod child;
 pub mod conf;
 pub mod deploy;
 pub mod hooks;

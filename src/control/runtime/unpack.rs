@@ -27,9 +27,12 @@ pub async fn unpack(mut source: ByteStream, into: &Path) -> Result<(), RuntimeEr
     let mut source_fault = None;
     while let Some(chunk) = source.next().await {
         match chunk {
-            // Nobody takes it any more: the other side says why.
-            Ok(chunk) if sender.send(chunk).await.is_err() => break,
-            Ok(_) => (),
+            Ok(chunk) => {
+                if sender.send(chunk).await.is_err() {
+                    // Nobody takes it any more: the other side says why.
+                    break;
+                }
+            }
             Err(error) => {
                 source_fault = Some(error);
                 break;
