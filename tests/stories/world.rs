@@ -15,6 +15,7 @@ use http_body_util::Full;
 use open_prime::cli::travis;
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use crate::http::{self, Answer, Url};
 
@@ -276,6 +277,22 @@ impl Prime<'_> {
         })
     }
 
+    /// Begins a request and goes on; the answer is waited for later.
+    pub fn begin(&self, host: &str, path: &str) -> JoinHandle<Result<Answer, String>> {
+        let (address, host, path) = (self.address("http"), host.to_owned(), path.to_owned());
+        self.world.runtime.spawn(async move {
+            let mut sender = http::http1(http::tcp(address).await?).await?;
+            let request = Request::get(path).header("host", host).body(Full::default()).unwrap();
+            http::send(&mut sender, request).await
+        })
+    }
+
+    /// The answer to what was begun.
+    pub fn answer(&self, begun: JoinHandle<Result<Answer, String>>) -> Answer {
+        let answer = self.world.runtime.block_on(async { tokio::time::timeout(PATIENCE, begun).await });
+        answer.expect("an answer in time").unwrap().unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
+    }
+
     /// With the target as an HTTP/1 client sends it.
     pub fn addressed(&self, mut request: Request<Full<Bytes>>, url: &Url<'_>) -> Request<Full<Bytes>> {
         if !request.headers().contains_key("host") {
@@ -372,6 +389,24 @@ impl Prime<'_> {
             assert!(Instant::now() < deadline, "never: {what}\n{}", self.logs());
             std::thread::sleep(LOOK_AGAIN);
         }
+    }
+
+    /// What Prometheus would be told.
+    pub fn metrics(&self) -> String {
+        let address = self.address("metrics");
+        let answer = self.world.runtime.block_on(async {
+            let mut sender = http::http1(http::tcp(address).await?).await?;
+            let request = Request::get("/metrics").header("host", "metrics").body(Full::default()).unwrap();
+            http::send(&mut sender, request).await
+        });
+        answer.unwrap_or_else(|error| panic!("{error}\n{}", self.logs())).body
+    }
+
+    /// The sum of a metric's series.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics();
+        let series = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     pub fn conf_file(&self, name: &str) -> PathBuf {

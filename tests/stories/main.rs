@@ -1,0 +1,16 @@
+//! The promises of the product, told against the real binary: one file a subject.
+
+mod http;
+mod visitors;
+mod world;
+
+mod certificates;
+mod cli;
+mod deploying;
+mod docker;
+mod hooks;
+mod reloading;
+mod routing;
+mod serving;
+mod surviving;
+mod swapping;

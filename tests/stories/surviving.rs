@@ -1,0 +1,124 @@
+//! Control dies, the edge dies: what serves goes on.
+
+use crate::visitors::Visitors;
+use crate::world::{World, deployment};
+
+#[test]
+fn control_is_killed_under_load_and_the_next_one_adopts_the_edge() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page 1");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    let (edge, apps) = (prime.edge_pid(), prime.app_pids());
+
+    let visitors = Visitors::come(&prime, 16, "shop.test", "page");
+    prime.kill_control();
+    visitors.ask_more(200);
+    prime.start();
+    visitors.ask_more(200);
+    assert_eq!(prime.edge_pid(), edge, "the same edge");
+    assert_eq!(prime.app_pids(), apps, "the same app");
+    shop.commit("page 2");
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "page 2");
+    visitors.go().is_flawless();
+}
+
+#[test]
+fn control_is_killed_in_the_middle_of_a_deployment_and_finishes_it_later() {
+    for place in ["build", "gate", "drain"] {
+        let world = World::new();
+        let shop = world.repo("shop");
+        let hold = world.path().join("hold");
+        let wait = format!("while test -e {}; do sleep 0.02; done", hold.display());
+        shop.commit("page 1");
+        let app = match place {
+            "build" => format!("[app]\nbuild = \"{wait}\"\n"),
+            "gate" => format!("[app]\nrelease = \"{wait}\"\n"),
+            _ => "[app]\ndrain = \"20s\"\n".to_owned(),
+        };
+        let prime = world.prime().hosting(&shop, &app).start();
+        prime.deploys(&shop, "master");
+        let visitors = Visitors::come(&prime, 8, "shop.test", "page");
+        let slow = (place == "drain").then(|| prime.begin("shop.test", "/slow?ms=3000"));
+        if slow.is_some() {
+            prime.until("a request is in flight", || prime.metric("opri_http_requests_in_flight") >= 1.0);
+        } else {
+            std::fs::write(&hold, "").unwrap();
+        }
+        shop.commit("page 2");
+        let id = deployment(&prime.push(&shop, "master"));
+        let stage = match place {
+            "build" => "building",
+            "gate" => "starting",
+            _ => "draining",
+        };
+        prime.until(stage, || prime.does(&["list", "--json"]).contains(&format!("\"stage\": \"{stage}\"")) || slow.is_some());
+        if slow.is_some() {
+            prime.says("http://shop.test", "page 2");
+        }
+        prime.kill_control();
+        visitors.ask_more(50);
+        let _ = std::fs::remove_file(&hold);
+        prime.start();
+        prime.until_ended(&id, "live");
+        prime.says("http://shop.test", "page 2");
+        if let Some(slow) = slow {
+            assert_eq!(prime.answer(slow).body, "page 1", "what was in flight is answered");
+        }
+        visitors.go().is_flawless();
+        prime.until("one app is left", || prime.app_pids().len() == 1);
+    }
+}
+
+#[test]
+fn an_edge_that_dies_is_replaced_with_the_same_sockets() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    let (edge, address) = (prime.edge_pid(), prime.address("http"));
+    assert!(std::process::Command::new("kill").args(["-9", &edge.to_string()]).status().unwrap().success());
+    prime.says("http://shop.test", "page");
+    let status = prime.status();
+    assert_ne!(status["edge"]["pid"].as_u64(), Some(edge));
+    assert_eq!(status["listeners"]["http"][0].as_str(), Some(address.to_string().as_str()));
+    let _ = std::process::Command::new("kill").args(["-9", &status["edge"]["pid"].to_string()]).status();
+    prime.says("http://shop.test", "page");
+}
+
+#[test]
+fn a_control_that_leaves_lets_the_sites_go_on() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    let edge = prime.edge_pid();
+    let visitors = Visitors::come(&prime, 8, "shop.test", "page");
+    prime.signal("USR2");
+    prime.control_ends();
+    visitors.ask_more(50);
+    prime.start();
+    assert_eq!(prime.edge_pid(), edge);
+    visitors.go().is_flawless();
+}
+
+#[test]
+fn ctrl_c_ends_edge_and_apps() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    let edge = prime.edge_pid();
+    prime.signal("INT");
+    prime.control_ends();
+    assert!(!std::path::Path::new(&format!("/proc/{edge}")).exists());
+    assert!(prime.app_pids().is_empty());
+    // And when it is started again, it serves again.
+    prime.start();
+    prime.says("http://shop.test", "page");
+}

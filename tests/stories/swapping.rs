@@ -1,0 +1,80 @@
+//! A push becomes a served release, and no visitor notices.
+
+use crate::visitors::Visitors;
+use crate::world::World;
+
+#[test]
+fn twenty_swaps_under_thirty_two_visitors_fail_nobody() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page 0");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "page 0");
+
+    let visitors = Visitors::come(&prime, 32, "shop.test", "page ");
+    for n in 1..=20 {
+        shop.commit(&format!("page {n}"));
+        prime.deploys(&shop, "master");
+        // Whoever asks after the swap was answered for sees the new release.
+        assert_eq!(prime.get("http://shop.test").body, format!("page {n}"));
+    }
+    visitors.go().is_flawless();
+    prime.until("only the last release's app runs", || prime.app_pids().len() == 1);
+}
+
+#[test]
+fn what_was_asked_before_the_swap_is_answered_by_the_old_release() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("old");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+
+    let slow = prime.begin("shop.test", "/slow?ms=1500");
+    prime.until("the slow request is in flight", || prime.metric("opri_http_requests_in_flight") >= 1.0);
+    shop.commit("new");
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "new");
+    assert_eq!(prime.answer(slow).body, "old");
+}
+
+#[test]
+fn a_swap_makes_every_stored_response_of_the_branch_unreachable_at_once() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("old");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    let first = prime.get("http://shop.test/stored");
+    let again = prime.get("http://shop.test/stored");
+    assert_eq!(first.body, again.body, "the second is a hit");
+    assert!(again.header("cache-status").contains("hit"), "{:?}", again.headers);
+
+    shop.commit("new");
+    prime.deploys(&shop, "master");
+    let after = prime.get("http://shop.test/stored");
+    assert!(after.body.starts_with("new"), "{}", after.body);
+    assert!(after.header("cache-status").contains("fwd=miss"), "{:?}", after.headers);
+}
+
+#[test]
+fn a_rollback_brings_the_release_before_back_without_a_build() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("one");
+    let prime = world.prime().hosting(&shop, "[app]\nbuild = \"echo built >> ../builds\"\n").start();
+    prime.deploys(&shop, "master");
+    shop.commit("two");
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "two");
+
+    let visitors = Visitors::come(&prime, 8, "shop.test", "");
+    prime.does(&["rollback", "shop"]);
+    assert_eq!(prime.get("http://shop.test").body, "one");
+    visitors.go().is_flawless();
+    let builds = std::fs::read_to_string(world.path().join("state/releases/shop/master/builds")).unwrap();
+    assert_eq!(builds.lines().count(), 2);
+    prime.does(&["rollback", "shop", "r2"]);
+    prime.says("http://shop.test", "two");
+}
