@@ -5,5 +5,6 @@ pub mod conf;
 pub mod hooks;
 pub mod https;
 pub mod runtime;
+pub mod secret;
 pub mod source;
 pub mod store;

@@ -41,3 +41,18 @@ impl Drop for Open {
         self.challenges.lock().remove(&self.token);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_answered_while_its_order_runs() {
+        let challenges = Challenges::default();
+        let open = challenges.clone().open("token", "token.thumbprint");
+        assert_eq!(challenges.get("token").as_deref(), Some("token.thumbprint"));
+        assert_eq!(challenges.get("other"), None);
+        drop(open);
+        assert_eq!(challenges.get("token"), None);
+    }
+}

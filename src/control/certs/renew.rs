@@ -139,14 +139,7 @@ impl Keeper {
         for pattern in &self.wanted.hosts {
             let Some(host) = pattern.exact().filter(|host| is_orderable(host)) else { continue };
             let waits = self.failed.get(host).is_some_and(|failure| failure.next > Instant::now());
-            let is_due = match shelf.best(pattern) {
-                None => true,
-                Some(best) => match best.issuer {
-                    Issuer::Operator => false,
-                    Issuer::Acme => best.validity.renew_at() <= now,
-                    Issuer::Local => true,
-                },
-            };
+            let is_due = is_order_due(shelf.best(pattern), now);
             if !is_due || waits || self.ordering.contains(host) || self.running.len() >= ORDERS_AT_ONCE {
                 continue;
             }
@@ -192,6 +185,15 @@ async fn order(orders: Orders, certs_dir: PathBuf, host: HostName) -> (HostName,
         Err(fault) => Err(fault),
     };
     (host, outcome)
+}
+
+/// Whether a host with this certificate should have another from a CA. A person's is never replaced while it holds.
+fn is_order_due(best: Option<&Certificate>, now: SystemTime) -> bool {
+    best.is_none_or(|best| match best.issuer {
+        Issuer::Operator => false,
+        Issuer::Acme => best.validity.renew_at() <= now,
+        Issuer::Local => true,
+    })
 }
 
 /// Has the local CA make what no certificate covers, and renews its own. A host whose ACME certificate ran out gets one

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+// The demo's Travis signs for these tests as well; no code of control calls it.
 use crate::cli::travis::{TravisKey as Sender, body, passed};
 use crate::model::machine::{self, BuildLimits, CacheSizes, Limits, Listeners, RuntimeChoice};
 use crate::model::project::{Branch, Ci, Origin, Repository, Secret};

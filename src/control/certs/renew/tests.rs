@@ -97,24 +97,32 @@ async fn a_bad_pair_and_an_absent_ca_leave_every_host_with_a_certificate() {
 fn the_best_certificate_is_a_persons_then_a_cas_then_our_own_and_never_one_that_ran_out() {
     let now = SystemTime::now();
     let day = Duration::from_secs(24 * 3600);
-    let made = |issuer, from: SystemTime, until: SystemTime, name: &str| Certificate {
-        files: CertificateFiles {
-            hosts: vec![name.parse().unwrap()],
-            chain: format!("/{issuer:?}").into(),
-            key: PathBuf::new(),
-            digest: String::new(),
-        },
-        issuer,
-        validity: Validity { not_before: from, not_after: until },
-    };
-    let local = made(Issuer::Local, now - day, now + day * 300, "a.test");
-    let ca = made(Issuer::Acme, now - day, now + day, "a.test");
-    let person = made(Issuer::Operator, now - day, now + day, "*.test");
-    let over = made(Issuer::Operator, now - day * 2, now - day, "a.test");
+    let local = certificate(Issuer::Local, now - day, now + day * 300, "a.test");
+    let ca = certificate(Issuer::Acme, now - day, now + day, "a.test");
+    let person = certificate(Issuer::Operator, now - day, now + day, "*.test");
+    let over = certificate(Issuer::Operator, now - day * 2, now - day, "a.test");
     let best = |set: &[Certificate]| Shelf::new(set, now).best(&"a.test".parse().unwrap()).cloned();
     assert_eq!(best(&[local.clone(), person.clone(), ca.clone(), over.clone()]), Some(person));
     assert_eq!(best(&[ca.clone(), local.clone(), over.clone()]), Some(ca));
     assert_eq!(best(&[over]), None);
+}
+
+#[test]
+fn an_order_is_due_after_two_thirds_of_a_cas_certificate_and_at_once_for_our_own() {
+    let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 3600));
+    let aged = |issuer, days: u32| certificate(issuer, now - day * days, now + day * (90 - days), "a.test");
+    assert!(!is_order_due(Some(&aged(Issuer::Acme, 59)), now));
+    assert!(is_order_due(Some(&aged(Issuer::Acme, 60)), now));
+    assert!(!is_order_due(Some(&aged(Issuer::Operator, 89)), now));
+    assert!(is_order_due(Some(&aged(Issuer::Local, 0)), now));
+    assert!(is_order_due(None, now));
+}
+
+fn certificate(issuer: Issuer, from: SystemTime, until: SystemTime, name: &str) -> Certificate {
+    let hosts = vec![name.parse().unwrap()];
+    let (chain, key, digest) = (format!("/{issuer:?}").into(), PathBuf::new(), String::new());
+    let files = CertificateFiles { hosts, chain, key, digest };
+    Certificate { files, issuer, validity: Validity { not_before: from, not_after: until } }
 }
 
 #[test]
