@@ -172,16 +172,18 @@ async fn pebble(dir: &Path, http_port: u16) -> Option<Pebble> {
     std::fs::write(dir.join("pebble.json"), config.to_string()).unwrap();
     let start = |program: &str, arguments: &[&str]| {
         let mut command = tokio::process::Command::new(program);
-        command.args(arguments).env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "20").kill_on_drop(true);
+        command.args(arguments).env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "5").kill_on_drop(true);
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
-    let (dns, management) = (format!("127.0.0.1:{dns}"), format!("127.0.0.1:{dns_management}"));
+    let (dns_port, dns, management) = (dns, format!("127.0.0.1:{dns}"), format!("127.0.0.1:{dns_management}"));
     let off = ["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""];
     let names = ["-defaultIPv4", "127.0.0.1", "-dns01", &dns, "-management", &management];
     let processes = [
         start("/usr/bin/pebble-challtestsrv", &[&names[..], &off[..]].concat()),
         start("/usr/bin/pebble", &["-config", dir.join("pebble.json").to_str().unwrap(), "-dnsserver", &dns]),
     ];
+    // Its names are asked for over UDP, which opens with TCP; an order that came before would fail and wait a minute.
+    wait_for_port(dns_port).await;
     wait_for_port(api).await;
     Some(Pebble { _processes: processes, directory: format!("https://127.0.0.1:{api}/dir") })
 }
