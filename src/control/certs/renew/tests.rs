@@ -172,7 +172,7 @@ async fn pebble(dir: &Path, http_port: u16) -> Option<Pebble> {
     std::fs::write(dir.join("pebble.json"), config.to_string()).unwrap();
     let start = |program: &str, arguments: &[&str]| {
         let mut command = tokio::process::Command::new(program);
-        command.args(arguments).env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "5").kill_on_drop(true);
+        command.args(arguments).env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "20").kill_on_drop(true);
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let (dns_port, dns, management) = (dns, format!("127.0.0.1:{dns}"), format!("127.0.0.1:{dns_management}"));
