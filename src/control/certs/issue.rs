@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -198,7 +199,7 @@ async fn complaint(order: &mut Order) -> String {
 
 fn store(path: &Path, credentials: &AccountCredentials) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(directory)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     // A temporary file has mode 0600 from its first byte.
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(&serde_json::to_vec(credentials)?)?;

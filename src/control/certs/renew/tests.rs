@@ -60,6 +60,12 @@ async fn without_acme_every_host_has_a_local_certificate_and_keeps_it() {
     let (out, mut published) = watch::channel(Vec::new());
     let second = tokio::spawn(run(receiver, Challenges::default(), out));
     assert_eq!(*published.wait_for(|set| !set.is_empty()).await.unwrap(), set);
+
+    // Somebody moved the CA away to have a new one.
+    std::fs::remove_dir_all(first.dir.path().join("ca")).unwrap();
+    wanted.send_modify(|_| ());
+    let is_other = |now: &Vec<Certificate>| now.len() == 4 && now.iter().all(|certificate| !set.contains(certificate));
+    published.wait_for(is_other).await.unwrap();
     drop(wanted);
     second.await.unwrap();
 }
