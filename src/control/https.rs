@@ -147,3 +147,90 @@ fn in_origin_form(request: Request<Bytes>) -> Option<Request<Full<Bytes>>> {
 fn is_this_machine(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn get(url: &str, root: Option<&Path>) -> Result<Response<Bytes>, HttpsError> {
+        let https = Https::new(root, Duration::from_millis(300), 1000)?;
+        https.send(Request::get(url).body(Bytes::new()).unwrap()).await
+    }
+
+    /// Answers every connection with `answer` and keeps it open.
+    async fn server(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/path?query", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = vec![0; 1000];
+                let read = stream.read(&mut head).await.unwrap();
+                assert!(head[..read].starts_with(b"GET /path?query HTTP/1.1\r\nhost: 127.0.0.1:"));
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                open.push(stream);
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_whole_and_a_redirect_is_an_answer() {
+        let answer = get(&server("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await, None).await.unwrap();
+        assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"hi"[..]));
+        let redirect = "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(get(&server(redirect).await, None).await.unwrap().status().as_u16(), 302);
+    }
+
+    #[tokio::test]
+    async fn what_is_slow_long_plain_or_no_url_is_an_error() {
+        assert!(matches!(get(&server("").await, None).await, Err(HttpsError::Timeout(_))));
+        let stuck = server("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nh").await;
+        assert!(matches!(get(&stuck, None).await, Err(HttpsError::Timeout(_))));
+        let endless = server("HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n").await;
+        assert!(matches!(get(&endless, None).await, Err(HttpsError::Body(1000) | HttpsError::Timeout(_))));
+        assert!(matches!(get("http://192.0.2.1/", None).await, Err(HttpsError::NotHttps(_))));
+        assert!(matches!(get("http://localhost.evil.test/", None).await, Err(HttpsError::NotHttps(_))));
+        assert!(matches!(get("ftp://127.0.0.1/", None).await, Err(HttpsError::NotHttps(_))));
+        assert!(matches!(get("/path", None).await, Err(HttpsError::Malformed(_))));
+        assert!(matches!(get("http://127.0.0.1:1/", None).await, Err(HttpsError::Connect(_))));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_counts_only_under_a_trusted_root_and_for_its_name() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root.pem");
+        std::fs::write(&root, certificate.pem()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            while let Ok((tcp, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(tcp).await else { continue };
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                let _ = stream.read(&mut [0; 1000]).await;
+            }
+        });
+        let own = format!("https://127.0.0.1:{port}/");
+        assert_eq!(get(&own, Some(&root)).await.unwrap().status().as_u16(), 200);
+        assert!(get(&own, None).await.is_err());
+        assert!(matches!(
+            get(&format!("https://localhost:{port}/"), Some(&root)).await,
+            Err(HttpsError::Connect(error)) if error.kind() == io::ErrorKind::InvalidData
+        ));
+    }
+}

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, BodyWrapper, BytesResponse, ChallengeType, HttpClient,
-    Identifier, NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
+    Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use tokio::sync::OnceCell;
 
@@ -48,7 +49,7 @@ impl Orders {
     pub async fn order(&self, host: &HostName) -> Result<Pair, CertFault> {
         let mut last = CertFault::NoDirectory;
         for directory in &self.acme.directories {
-            let outcome = tokio::time::timeout(ORDER_TIMEOUT, self.order_from(directory, host)).await;
+            let outcome = tokio::time::timeout(ORDER_TIMEOUT, self.order_patiently(directory, host)).await;
             match outcome.unwrap_or_else(|_| Err(CertFault::Timeout(directory.clone(), ORDER_TIMEOUT))) {
                 Ok(pair) => return Ok(pair),
                 Err(fault) => {
@@ -60,13 +61,24 @@ impl Orders {
         Err(last)
     }
 
+    /// Begins anew when the CA kept refusing nonces: the library tries a call four times, and an unlucky one in a long
+    /// order is no reason to wait for the next round (RFC 8555 section 6.5 has the client retry).
+    async fn order_patiently(&self, directory: &str, host: &HostName) -> Result<Pair, CertFault> {
+        for _ in 1..NONCE_ATTEMPTS {
+            match self.order_from(directory, host).await {
+                Err(CertFault::Acme { error, .. }) if has_type(&error, "badNonce") => {}
+                outcome => return outcome,
+            }
+        }
+        self.order_from(directory, host).await
+    }
+
     async fn order_from(&self, directory: &str, host: &HostName) -> Result<Pair, CertFault> {
-        let said =
-            |error: instant_acme::Error| CertFault::Acme { directory: directory.to_owned(), why: error.to_string() };
+        let said = |error: instant_acme::Error| CertFault::Acme { directory: directory.to_owned(), error };
         let account = self.account(directory).await?;
         let identifiers = [Identifier::Dns(host.to_string())];
         let mut order = match account.new_order(&NewOrder::new(&identifiers)).await {
-            Err(error) if is_unknown_account(&error) => {
+            Err(error) if has_type(&error, "accountDoesNotExist") => {
                 self.forget_account(directory);
                 return Err(said(error));
             }
@@ -78,7 +90,7 @@ impl Orders {
             Ok(OrderStatus::Ready | OrderStatus::Valid) => None,
             // An order that failed is an `Ok` as well.
             Ok(_) => Some(complaint(&mut order).await),
-            Err(instant_acme::Error::Api(problem)) if is_about_the_host(&problem) => Some(problem.to_string()),
+            Err(error) if is_about_the_host(&error) => Some(error.to_string()),
             Err(error) => return Err(said(error)),
         };
         if let Some(why) = why {
@@ -120,8 +132,7 @@ impl Orders {
 
     /// The stored account of a directory, or a new one, stored before it is used.
     async fn open_account(&self, directory: &str) -> Result<Account, CertFault> {
-        let said =
-            |error: instant_acme::Error| CertFault::Acme { directory: directory.to_owned(), why: error.to_string() };
+        let said = |error: instant_acme::Error| CertFault::Acme { directory: directory.to_owned(), error };
         let http = || -> Result<Box<dyn HttpClient>, CertFault> {
             Ok(Box::new(Client(Https::new(self.acme.root.as_deref(), CALL_TIMEOUT, ANSWER_MAX)?)))
         };
@@ -161,19 +172,15 @@ impl Orders {
     }
 }
 
-fn is_unknown_account(error: &instant_acme::Error) -> bool {
-    match error {
-        instant_acme::Error::Api(problem) => {
-            problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:accountDoesNotExist")
-        }
-        _ => false,
-    }
+/// Whether this is a problem that the CA reported under this type of RFC 8555 section 6.7.
+fn has_type(error: &instant_acme::Error, kind: &str) -> bool {
+    let instant_acme::Error::Api(problem) = error else { return false };
+    problem.r#type.as_deref().and_then(|full| full.strip_prefix("urn:ietf:params:acme:error:")) == Some(kind)
 }
 
-/// Whether the CA came to the host and did not find what it looked for (the types of RFC 8555 section 6.7).
-fn is_about_the_host(problem: &Problem) -> bool {
-    let kind = problem.r#type.as_deref().and_then(|kind| kind.strip_prefix("urn:ietf:params:acme:error:"));
-    kind.is_some_and(|kind| matches!(kind, "caa" | "connection" | "dns" | "incorrectResponse" | "tls" | "unauthorized"))
+/// Whether the CA came to the host and did not find what it looked for.
+fn is_about_the_host(error: &instant_acme::Error) -> bool {
+    ["caa", "connection", "dns", "incorrectResponse", "tls", "unauthorized"].iter().any(|kind| has_type(error, kind))
 }
 
 /// What the CA has against an order that failed.
@@ -192,7 +199,7 @@ async fn complaint(order: &mut Order) -> String {
 
 fn store(path: &Path, credentials: &AccountCredentials) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(directory)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     // A temporary file has mode 0600 from its first byte.
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(&serde_json::to_vec(credentials)?)?;
@@ -226,4 +233,5 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A whole order at one directory.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(180);
+const NONCE_ATTEMPTS: usize = 10;
 const ANSWER_MAX: usize = 1 << 20;

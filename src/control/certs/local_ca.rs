@@ -21,10 +21,15 @@ pub struct LocalCa {
 }
 
 impl LocalCa {
+    /// Whether this certificates' directory has its CA already.
+    pub fn exists(certs_dir: &Path) -> bool {
+        certs_dir.join("ca").exists()
+    }
+
     /// The CA of this certificates' directory, made at the first time: `ca/root.pem` and `ca/key.pem` (0600).
     pub fn open(certs_dir: &Path, now: SystemTime) -> Result<Self, CertFault> {
         let directory = certs_dir.join("ca");
-        if !directory.exists() {
+        if !Self::exists(certs_dir) {
             make(certs_dir, now)?;
         }
         let read = |name: &str| {

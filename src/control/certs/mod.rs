@@ -54,8 +54,12 @@ pub enum CertFault {
     Make(#[from] rcgen::Error),
     #[error("the ACME account {0} cannot be read: {1} (hint: move the file away, and a new account is made)")]
     Account(PathBuf, String),
-    #[error("{directory}: {why}")]
-    Acme { directory: String, why: String },
+    #[error("{directory}: {error}")]
+    Acme {
+        directory: String,
+        #[source]
+        error: instant_acme::Error,
+    },
     #[error("{directory} would not vouch for {host}: {why} (hint: port 80 of {host} must reach this machine)")]
     Unproven { directory: String, host: HostName, why: String },
     #[error("{0} did not finish the order within {1:?}")]

@@ -33,13 +33,14 @@ pub async fn run(mut wanted: watch::Receiver<Wanted>, challenges: Challenges, ou
     let first = wanted.borrow_and_update().clone();
     let mut keeper = Keeper::new(first, challenges);
     loop {
-        keeper.look().await;
-        out.send_if_modified(|published| {
-            let is_new = *published != keeper.serving;
-            published.clone_from(&keeper.serving);
-            is_new
-        });
-        keeper.start_orders();
+        if keeper.look().await {
+            out.send_if_modified(|published| {
+                let is_new = *published != keeper.serving;
+                published.clone_from(&keeper.serving);
+                is_new
+            });
+            keeper.start_orders();
+        }
         tokio::select! {
             changed = wanted.changed() => match changed {
                 Ok(()) => keeper.want(wanted.borrow_and_update().clone()),
@@ -101,8 +102,9 @@ impl Keeper {
         self.seen = None;
     }
 
-    /// Looks at the disk, makes what the local CA has to make, and settles what serves.
-    async fn look(&mut self) {
+    /// Looks at the disk, makes what the local CA has to make, and settles what serves. Answers whether it could look:
+    /// who has not seen the certificates must not order others.
+    async fn look(&mut self) -> bool {
         let (wanted, seen) = (self.wanted.clone(), self.seen.take());
         let known = std::mem::take(&mut self.found);
         // Reading and signing thousands of certificates takes seconds: not on a thread that others wait for.
@@ -119,8 +121,12 @@ impl Keeper {
                 self.found = found;
                 self.serving = serving(&self.wanted.hosts, &self.found.certificates);
                 self.tell();
+                true
             }
-            Err(error) => tracing::error!(%error, "the look at the certificates failed; what serves stays"),
+            Err(error) => {
+                tracing::error!(%error, "the look at the certificates failed; what serves stays");
+                false
+            }
         }
     }
 
@@ -201,9 +207,11 @@ fn is_order_due(best: Option<&Certificate>, now: SystemTime) -> bool {
 fn make_local(wanted: &Wanted, found: &mut Found) -> bool {
     let now = SystemTime::now();
     let shelf = Shelf::new(&found.certificates, now);
+    // Without the CA that signed them, nobody can be told to trust them.
+    let ca_is_gone = !LocalCa::exists(&wanted.certs_dir);
     let is_needed = |host: &&HostPattern| match shelf.best(host) {
         None => true,
-        Some(best) => best.issuer == Issuer::Local && best.validity.renew_at() <= now,
+        Some(best) => best.issuer == Issuer::Local && (ca_is_gone || best.validity.renew_at() <= now),
     };
     let needed: Vec<&HostPattern> = wanted.hosts.iter().filter(is_needed).collect();
     if needed.is_empty() {

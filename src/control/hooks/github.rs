@@ -3,6 +3,7 @@
 //! Called by `Hooks`. `workflow_run` deploys projects with `ci = "github"`, `push` those with `ci = "none"`. The repository
 //! named in a body that is not yet believed serves only to choose the secrets that are tried.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use aws_lc_rs::hmac;
@@ -10,7 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::accept::{self, Claim};
-use super::{Delivery, FORM, GITHUB_BODY_MAX, JSON, Refusal, Verdict, form, media_type, secret, shown, single};
+use super::{Delivery, FORM, GITHUB_BODY_MAX, JSON, Refusal, Verdict, form, media_type, shown, single};
+use crate::control::secret;
 use crate::model::name::ProjectName;
 use crate::model::project::{Ci, Project, Secret};
 use crate::model::push::Provider;
@@ -26,8 +28,8 @@ pub fn judge(
     }
     let signature = signature(delivery)?;
     let payload = match media_type(delivery.headers)?.as_str() {
-        JSON => delivery.body.to_vec(),
-        FORM => form::payload(delivery.body)?,
+        JSON => Cow::Borrowed(delivery.body),
+        FORM => Cow::Owned(form::payload(delivery.body)?),
         other => return Err(Refusal::MediaType(format!("`{other}` where GitHub sends JSON or a form"))),
     };
     let slug = claimed_repository(&payload);
@@ -70,8 +72,8 @@ fn believers<'p>(
     hosted: &[&'p Project],
 ) -> Result<Vec<&'p Project>, Refusal> {
     let holds = |at: &Secret| -> Result<bool, Refusal> {
-        let bytes = secret::read(at).map_err(|fault| Refusal::Unready(fault.to_string()))?;
-        Ok(hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &bytes), body, signature).is_ok())
+        let secret = secret::read(at).map_err(|fault| Refusal::Unready(fault.to_string()))?;
+        Ok(hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), body, signature).is_ok())
     };
     let mut believers = Vec::new();
     for project in hosted {

@@ -16,7 +16,6 @@ use crate::model::push::{Provider, Push};
 mod accept;
 mod form;
 mod github;
-mod secret;
 mod travis;
 mod travis_key;
 

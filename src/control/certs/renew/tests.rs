@@ -60,6 +60,12 @@ async fn without_acme_every_host_has_a_local_certificate_and_keeps_it() {
     let (out, mut published) = watch::channel(Vec::new());
     let second = tokio::spawn(run(receiver, Challenges::default(), out));
     assert_eq!(*published.wait_for(|set| !set.is_empty()).await.unwrap(), set);
+
+    // Somebody moved the CA away to have a new one.
+    std::fs::remove_dir_all(first.dir.path().join("ca")).unwrap();
+    wanted.send_modify(|_| ());
+    let is_other = |now: &Vec<Certificate>| now.len() == 4 && now.iter().all(|certificate| !set.contains(certificate));
+    published.wait_for(is_other).await.unwrap();
     drop(wanted);
     second.await.unwrap();
 }
@@ -175,13 +181,15 @@ async fn pebble(dir: &Path, http_port: u16) -> Option<Pebble> {
         command.args(arguments).env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "20").kill_on_drop(true);
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
-    let (dns, management) = (format!("127.0.0.1:{dns}"), format!("127.0.0.1:{dns_management}"));
+    let (dns_port, dns, management) = (dns, format!("127.0.0.1:{dns}"), format!("127.0.0.1:{dns_management}"));
     let off = ["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""];
     let names = ["-defaultIPv4", "127.0.0.1", "-dns01", &dns, "-management", &management];
     let processes = [
         start("/usr/bin/pebble-challtestsrv", &[&names[..], &off[..]].concat()),
         start("/usr/bin/pebble", &["-config", dir.join("pebble.json").to_str().unwrap(), "-dnsserver", &dns]),
     ];
+    // Its names are asked for over UDP, which opens with TCP; an order that came before would fail and wait a minute.
+    wait_for_port(dns_port).await;
     wait_for_port(api).await;
     Some(Pebble { _processes: processes, directory: format!("https://127.0.0.1:{api}/dir") })
 }
