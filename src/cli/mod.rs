@@ -142,7 +142,11 @@ impl Scope {
 pub enum Failure {
     /// Already told.
     Told(Exit),
-    Said { exit: Exit, error: String, hint: Option<String> },
+    Said {
+        exit: Exit,
+        error: String,
+        hint: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,10 @@ pub fn run(common: &Common) -> Done {
     if common.json {
         return print_json(&status);
     }
-    println!("opri {} (pid {}) with edge {} (pid {})", status.version, status.pid, status.edge.version, status.edge.pid);
+    println!(
+        "opri {} (pid {}) with edge {} (pid {})",
+        status.version, status.pid, status.edge.version, status.edge.pid
+    );
     println!("projects   {} ({} sites serve)", status.projects, status.sites_serving);
     println!("http       {}", shown(&status.listeners.http));
     println!("https      {}", shown(&status.listeners.https));

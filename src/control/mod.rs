@@ -173,12 +173,8 @@ async fn keep_certificates(
     tokio::spawn(renew::run(wants, challenges, out));
     tokio::spawn(async move {
         while conf.changed().await.is_ok() {
-            let now = wanted(&conf.borrow_and_update());
-            want.send_if_modified(|before| {
-                let is_new = *before != now;
-                *before = now.clone();
-                is_new
-            });
+            // Also when nothing of it changed: a reload looks into the certificates' directory again.
+            want.send_replace(wanted(&conf.borrow_and_update()));
         }
     });
     if timeout(FIRST_CERTIFICATES, certificates.changed()).await.is_err() {

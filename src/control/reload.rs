@@ -25,12 +25,7 @@ pub struct Reload {
 
 impl Reload {
     /// `faults` are those of the first load; `publish` tells everybody of a new conf.
-    pub fn begin(
-        dir: PathBuf,
-        faults: Vec<Fault>,
-        publish: watch::Sender<Arc<Conf>>,
-        workshop: Arc<Workshop>,
-    ) -> Self {
+    pub fn begin(dir: PathBuf, faults: Vec<Fault>, publish: watch::Sender<Arc<Conf>>, workshop: Arc<Workshop>) -> Self {
         let (orders, mut queue) = mpsc::channel::<oneshot::Sender<Reloaded>>(QUEUE);
         let faults = Arc::new(Mutex::new(faults));
         let reloader = Reloader { dir, publish, workshop, faults: faults.clone() };

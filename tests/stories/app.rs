@@ -41,7 +41,9 @@ async fn main() {
         .route("/headers", any(headers))
         .route("/die", post(die));
     let mut terminate = signal(SignalKind::terminate()).unwrap();
-    let finish = async move { drop(terminate.recv().await) };
+    let finish = async move {
+        terminate.recv().await;
+    };
     match std::env::var_os("SOCKET").filter(|_| !Path::new("port-only").exists()) {
         Some(socket) => {
             let listener = UnixListener::bind(PathBuf::from(socket)).unwrap();

@@ -1,11 +1,12 @@
 //! HTTPS works from the first minute, and certificates are exchanged without a restart.
 
-use std::process::Command;
+use std::process::{Child, Command};
 
-use http::{Request, StatusCode};
+use ::http::{Request, StatusCode};
+use serde_json::json;
 
 use crate::http;
-use crate::world::{Prime, World};
+use crate::world::World;
 
 #[test]
 fn https_is_served_with_prime_s_own_ca_over_http1_and_http2() {
@@ -61,7 +62,8 @@ fn a_name_that_nobody_hosts_gets_no_certificate_and_another_host_is_421() {
     let prime = world.prime().hosting(&shop, "").hosting(&blog, "").start();
     prime.deploys(&shop, "master");
     prime.deploys(&blog, "master");
-    let stranger = http::tls(prime.address("https"), "stranger.test", &prime.root(), "http/1.1");
+    let root = prime.root();
+    let stranger = http::tls(prime.address("https"), "stranger.test", &root, "http/1.1");
     assert!(world.runtime.block_on(stranger).is_err());
     let crossed = Request::get("https://shop.test/").header("host", "blog.test").body(Default::default()).unwrap();
     assert_eq!(prime.ask(crossed).status, StatusCode::MISDIRECTED_REQUEST);
@@ -104,34 +106,31 @@ fn a_certificate_is_ordered_from_pebble_and_swapped_in() {
     let world = World::new();
     let shop = world.repo("shop");
     shop.commit("secure");
-    let http_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let http_port = free_port();
     let pebble = Pebble::start(&world, http_port);
-    let prime = world.prime().hosting(&shop, "").with(&format!(
-        "\n[acme]\nemail = \"ops@shop.test\"\ndirectory = \"{}\"\nroot = \"pebble-api.pem\"\n",
-        pebble.directory
-    ));
-    prime.write("process");
-    let prime = {
-        let path = world.path().join("conf/prime.toml");
-        let prime = prime.start();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let text = text.replacen("http = \"127.0.0.1:0\"", &format!("http = \"127.0.0.1:{http_port}\""), 1);
-        std::fs::write(&path, text).unwrap();
-        prime.does(&["reload"]);
-        prime
-    };
-    prime.deploys_over(&shop, http_port);
-    let root = pebble.root(&world);
+    let acme = format!("\n[acme]\ndirectory = \"{}\"\nroot = \"pebble-root.pem\"\n", pebble.directory);
+    let prime = world.prime().http(&format!("127.0.0.1:{http_port}")).with(&acme).hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    let root = pebble.issuing_root(&world);
     prime.until("pebble's certificate is served", || {
         let shaken = http::tls(prime.address("https"), "shop.test", &root, "http/1.1");
         world.runtime.block_on(shaken).is_ok()
     });
+    // It is one that browsers trust, as far as Prime can know.
+    prime.eventually("http://shop.test", |answer| answer.status == StatusCode::PERMANENT_REDIRECT);
+    assert!(prime.metrics().contains("opri_certificate_expiry_timestamp_seconds{host=\"shop.test\"}"));
 }
 
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Debian's pebble with its DNS, in which every name is 127.0.0.1.
 struct Pebble {
-    children: Vec<std::process::Child>,
+    children: Vec<Child>,
     directory: String,
     management: u16,
+    api_root: String,
 }
 
 impl Drop for Pebble {
@@ -144,15 +143,42 @@ impl Drop for Pebble {
 }
 
 impl Pebble {
-    fn start(_: &World, _: u16) -> Self {
-        unreachable!()
+    fn start(world: &World, http_port: u16) -> Self {
+        let (api, management, dns) = (free_port(), free_port(), free_port());
+        let (api_root, chain, key) = issue("localhost");
+        std::fs::write(world.path().join("pebble-root.pem"), &api_root).unwrap();
+        std::fs::write(world.path().join("api.crt"), chain).unwrap();
+        std::fs::write(world.path().join("api.key"), key).unwrap();
+        let config = json!({"pebble": {
+            "listenAddress": format!("127.0.0.1:{api}"), "managementListenAddress": format!("127.0.0.1:{management}"),
+            "certificate": "api.crt", "privateKey": "api.key", "httpPort": http_port, "tlsPort": 1,
+            "ocspResponderURL": "", "externalAccountBindingRequired": false
+        }});
+        std::fs::write(world.path().join("pebble.json"), config.to_string()).unwrap();
+        let dns = format!("127.0.0.1:{dns}");
+        let names = ["-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", &dns, "-management", ""];
+        let off = ["-http01", "", "-https01", "", "-tlsalpn01", ""];
+        let run = |program: &str, arguments: &[&str]| {
+            let log = std::fs::File::create(world.path().join(format!("{program}.log"))).unwrap();
+            let mut command = Command::new(program);
+            command.args(arguments).current_dir(world.path()).env("PEBBLE_VA_NOSLEEP", "1");
+            command.env("PEBBLE_WFE_NONCEREJECT", "20").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+        };
+        let children = vec![
+            run("pebble-challtestsrv", &[&names[..], &off[..]].concat()),
+            run("pebble", &["-config", "pebble.json", "-dnsserver", &dns]),
+        ];
+        Self { children, directory: format!("https://localhost:{api}/dir"), management, api_root }
     }
-    fn root(&self, _: &World) -> String {
-        let _ = self.management;
-        unreachable!()
-    }
-}
 
-impl Prime<'_> {
-    fn deploys_over(&self, _: &crate::world::Repo, _: u16) {}
+    /// The root under which it issues, new at each start.
+    fn issuing_root(&self, world: &World) -> String {
+        let address = format!("127.0.0.1:{}", self.management).parse().unwrap();
+        let answer = world.runtime.block_on(async {
+            let mut sender = http::http1(http::tls(address, "localhost", &self.api_root, "http/1.1").await?).await?;
+            let request = Request::get("/roots/0").header("host", "localhost").body(Default::default()).unwrap();
+            http::send(&mut sender, request).await
+        });
+        answer.unwrap().body
+    }
 }

@@ -1,6 +1,6 @@
 //! What a deployment does, and what it leaves alone when it fails.
 
-use http::{Request, StatusCode};
+use ::http::{Request, StatusCode};
 
 use crate::world::{World, deployment};
 
@@ -105,7 +105,10 @@ fn of_what_waits_only_the_newest_is_deployed() {
     let prime = prime
         .project(
             "shop",
-            &format!("repo = \"acme/shop\"\n[app]\nbuild = \"while test -e {}; do sleep 0.05; done\"\n", hold.display()),
+            &format!(
+                "repo = \"acme/shop\"\n[app]\nbuild = \"while test -e {}; do sleep 0.05; done\"\n",
+                hold.display()
+            ),
         )
         .start();
     std::fs::write(&hold, "").unwrap();

@@ -1,6 +1,6 @@
 //! When a webhook is believed, and when it is not.
 
-use http::{Request, StatusCode};
+use ::http::{Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 

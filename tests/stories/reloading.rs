@@ -1,6 +1,6 @@
 //! Conf is edited, and what changed holds; what did not change is not touched.
 
-use http::StatusCode;
+use ::http::StatusCode;
 
 use crate::visitors::Visitors;
 use crate::world::World;
@@ -86,7 +86,7 @@ fn listeners_come_and_go_while_it_runs() {
     let ask = |address: std::net::SocketAddr| {
         world.runtime.block_on(async {
             let mut sender = crate::http::http1(crate::http::tcp(address).await?).await?;
-            let request = http::Request::get("/").header("host", "shop.test").body(Default::default()).unwrap();
+            let request = ::http::Request::get("/").header("host", "shop.test").body(Default::default()).unwrap();
             crate::http::send(&mut sender, request).await
         })
     };

@@ -1,6 +1,6 @@
 //! Hostnames go to what conf says.
 
-use http::{Request, StatusCode};
+use ::http::{Request, StatusCode};
 
 use crate::world::World;
 
@@ -9,8 +9,9 @@ fn hosts_go_to_their_release_and_the_others_redirect_to_the_canonical_one() {
     let world = World::new();
     let shop = world.repo("shop");
     shop.commit("shop");
-    let prime =
-        world.prime().hosting(&shop, "[branches.master]\nhosts = [\"shop.test\", \"www.shop.test\", \"*.shop.test\"]\n");
+    let prime = world
+        .prime()
+        .hosting(&shop, "[branches.master]\nhosts = [\"shop.test\", \"www.shop.test\", \"*.shop.test\"]\n");
     let prime = prime.start();
     prime.deploys(&shop, "master");
     prime.says("http://SHOP.test", "shop");

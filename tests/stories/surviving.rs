@@ -54,7 +54,9 @@ fn control_is_killed_in_the_middle_of_a_deployment_and_finishes_it_later() {
             "gate" => "starting",
             _ => "draining",
         };
-        prime.until(stage, || prime.does(&["list", "--json"]).contains(&format!("\"stage\": \"{stage}\"")) || slow.is_some());
+        prime.until(stage, || {
+            prime.does(&["list", "--json"]).contains(&format!("\"stage\": \"{stage}\"")) || slow.is_some()
+        });
         if slow.is_some() {
             prime.says("http://shop.test", "page 2");
         }

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::http::{Request, StatusCode};
 use bytes::Bytes;
-use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -26,7 +26,12 @@ impl Tally {
     pub fn is_flawless(&self) {
         let failures = self.failures.lock().unwrap();
         let requests = self.requests.load(Ordering::Relaxed);
-        assert!(failures.is_empty(), "{} of {requests} failed: {:?}", failures.len(), &failures[..failures.len().min(5)]);
+        assert!(
+            failures.is_empty(),
+            "{} of {requests} failed: {:?}",
+            failures.len(),
+            &failures[..failures.len().min(5)]
+        );
         assert!(requests > 0, "nobody asked");
     }
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use ::http::{Request, StatusCode};
 use bytes::Bytes;
-use http::{Request, StatusCode};
 use http_body_util::Full;
 use open_prime::cli::travis;
 use serde_json::Value;
@@ -54,7 +54,8 @@ impl World {
 
     /// A Prime of this world, not started yet, on free ports of the loopback.
     pub fn prime(&self) -> Conf<'_> {
-        let conf = Conf { world: self, machine: String::new(), environment: Vec::new() };
+        let http = "127.0.0.1:0".to_owned();
+        let conf = Conf { world: self, http, machine: String::new(), environment: Vec::new() };
         fs::create_dir_all(self.path().join("conf/projects")).unwrap();
         fs::write(self.path().join("conf/travis.pem"), self.travis.public_pem()).unwrap();
         conf
@@ -105,6 +106,7 @@ impl Repo {
 /// The conf of a Prime that is about to start.
 pub struct Conf<'w> {
     world: &'w World,
+    http: String,
     machine: String,
     environment: Vec<(String, String)>,
 }
@@ -126,6 +128,11 @@ impl<'w> Conf<'w> {
         self
     }
 
+    pub fn http(mut self, address: &str) -> Self {
+        self.http = address.to_owned();
+        self
+    }
+
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
@@ -133,9 +140,9 @@ impl<'w> Conf<'w> {
 
     pub fn write(&self, runtime: &str) {
         let text = format!(
-            "domain = \"test\"\nruntime = \"{runtime}\"\n\n[listen]\nhttp = \"127.0.0.1:0\"\nhttps = \"127.0.0.1:0\"\n\
+            "domain = \"test\"\nruntime = \"{runtime}\"\n\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
              metrics = \"127.0.0.1:0\"\n\n[hooks]\ntravis = {{ public_key = \"conf/travis.pem\" }}\n{}",
-            self.machine
+            self.http, self.machine
         );
         fs::write(self.world.path().join("conf/prime.toml"), text).unwrap();
     }
@@ -346,11 +353,9 @@ impl Prime<'_> {
         let path = format!("/v1/follow?deployment={}", id.replace('/', "%2F").replace('#', "%23"));
         let mut last = String::new();
         self.until(&format!("{id} is {outcome}"), || {
-            let (site, number) = id.split_once('#').unwrap();
-            let line = self.follow(&path);
-            let _ = (site, number);
-            last = line;
-            last.contains(&format!("\"outcome\":{{\"{outcome}\"")) || (outcome == "live" && last.contains("\"draining\""))
+            last = self.follow(&path);
+            let serves = outcome == "live" && last.contains("\"stage\":\"draining\"");
+            serves || last.contains(&format!("\"outcome\":{{\"{outcome}\""))
         });
         last
     }

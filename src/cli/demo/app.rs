@@ -25,7 +25,9 @@ pub fn run() -> Done {
             .route("/stored", get(move || async move { ([(CACHE_CONTROL, "public, max-age=60")], Html(page)) }));
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::new)?;
         println!("ready");
-        let finish = async move { drop(terminate.recv().await) };
+        let finish = async move {
+            terminate.recv().await;
+        };
         axum::serve(listener, router).with_graceful_shutdown(finish).await.map_err(Failure::new)
     })
 }

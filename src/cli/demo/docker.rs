@@ -14,7 +14,8 @@ use futures_util::StreamExt;
 use super::super::Failure;
 
 /// What the demo's repositories carry; `FROM` names the image made here.
-pub const DOCKERFILE: &str = "FROM opri-demo/base:1\nCOPY page.html /app/page.html\nWORKDIR /app\nCMD [\"/opri\", \"demo-app\"]\n";
+pub const DOCKERFILE: &str =
+    "FROM opri-demo/base:1\nCOPY page.html /app/page.html\nWORKDIR /app\nCMD [\"/opri\", \"demo-app\"]\n";
 
 const REPOSITORY: &str = "opri-demo/base";
 

@@ -123,7 +123,9 @@ impl Clerk {
         if let (Some(last), Some(number)) = (numbers.last_build, push.number)
             && number < last
         {
-            return Ok(Accepted::Ignored(format!("build {number} is older than build {last}, which was accepted before")));
+            return Ok(Accepted::Ignored(format!(
+                "build {number} is older than build {last}, which was accepted before"
+            )));
         }
         if let Some(reason) = self.is_known_commit(&push).await? {
             return Ok(Accepted::Ignored(reason));

@@ -301,7 +301,8 @@ pub async fn end(workshop: &Workshop, deployment: &mut Deployment, outcome: Outc
 /// Removes what is neither active nor among those kept for a rollback.
 async fn prune(workshop: &Workshop, site: &Site) {
     let keep = workshop.conf().machine.keep_releases;
-    let (Ok(active), Ok(releases)) = (workshop.history.active(site).await, workshop.history.releases(site).await) else {
+    let (Ok(active), Ok(releases)) = (workshop.history.active(site).await, workshop.history.releases(site).await)
+    else {
         return;
     };
     for release in prunable(releases, active.map(|active| active.release), keep) {

@@ -60,7 +60,8 @@ impl Found {
     /// Removes what a crash left half made. Only before new work begins: work under way looks the same.
     pub async fn clean(&self, history: &History, runtime: &Runtime) {
         let outcome = async {
-            let kept: Vec<Artifact> = history.all_releases().await?.into_iter().map(|release| release.artifact).collect();
+            let kept: Vec<Artifact> =
+                history.all_releases().await?.into_iter().map(|release| release.artifact).collect();
             Ok::<_, DeployError>(runtime.clean(&kept).await?)
         };
         if let Err(error) = outcome.await {

@@ -152,9 +152,8 @@ impl Supervisor {
         let conf = self.workshop.conf();
         let is_hosted = conf.projects.get(&site.project).is_some_and(|p| p.branches.contains_key(&site.branch));
         let serves = match self.workshop.history.active(site).await {
-            Ok(active) => active.is_some_and(|active| {
-                active.replicas.iter().any(|placed| placed.replica.id == self.placed.replica.id)
-            }),
+            Ok(active) => active
+                .is_some_and(|active| active.replicas.iter().any(|placed| placed.replica.id == self.placed.replica.id)),
             Err(_) => true,
         };
         is_hosted && serves

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
-use prometheus::{GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 
 use crate::control::certs::Certificate;
 use crate::model::deployment::{Deployment, Outcome, Stage};
@@ -33,20 +35,21 @@ pub struct Observed {
 impl Observed {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let counters = |name, help, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
-        let deployments = counters(
-            "opri_deployments_total",
-            "Deployments that ended, by how.",
-            &["project", "branch", "outcome"],
-        )?;
-        let hooks = counters("opri_hooks_total", "Webhooks by provider and what became of them.", &["provider", "outcome"])?;
+        let counters =
+            |name, help, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let deployments =
+            counters("opri_deployments_total", "Deployments that ended, by how.", &["project", "branch", "outcome"])?;
+        let hooks =
+            counters("opri_hooks_total", "Webhooks by provider and what became of them.", &["provider", "outcome"])?;
         let stages = HistogramOpts::new("opri_deployment_stage_seconds", "How long deployments spent in each stage.");
         let stages = register(&registry, HistogramVec::new(stages.buckets(STAGE_BUCKETS.to_vec()), &["stage"])?)?;
-        let swaps = HistogramOpts::new("opri_swap_seconds", "From the decision to swap until the edge serves the new release.");
+        let swaps =
+            HistogramOpts::new("opri_swap_seconds", "From the decision to swap until the edge serves the new release.");
         let swaps = register(&registry, Histogram::with_opts(swaps.buckets(SWAP_BUCKETS.to_vec()))?)?;
         let expiries = Opts::new("opri_certificate_expiry_timestamp_seconds", "When the certificate of a host ends.");
         let expiries = Arc::new(register(&registry, GaugeVec::new(expiries, &["host"])?)?);
-        let reload = Opts::new("opri_config_last_reload_success", "Whether the last reload of conf was without a fault.");
+        let reload =
+            Opts::new("opri_config_last_reload_success", "Whether the last reload of conf was without a fault.");
         let reload = register(&registry, IntGauge::with_opts(reload)?)?;
         Ok(Self { registry, deployments, stages, swaps, hooks, expiries, reload })
     }

@@ -14,8 +14,8 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::api::{
-    DeployOrder, EdgeStatus, Ordered, PurgeOrder, Purged, Refusal, ReleaseLine, Reloaded, RollbackOrder,
-    SiteLine, Status,
+    DeployOrder, EdgeStatus, Ordered, PurgeOrder, Purged, Refusal, ReleaseLine, Reloaded, RollbackOrder, SiteLine,
+    Status,
 };
 use super::{Rates, follow, overview};
 use crate::control::certs::Certificate;
@@ -67,7 +67,9 @@ impl From<DeployError> for Refused {
     fn from(error: DeployError) -> Self {
         let (status, hint) = match &error {
             DeployError::UnknownSite(_) => (StatusCode::NOT_FOUND, Some("`opri list` shows what is hosted")),
-            DeployError::NoRelease(..) => (StatusCode::NOT_FOUND, Some("`opri releases` shows what can be brought back")),
+            DeployError::NoRelease(..) => {
+                (StatusCode::NOT_FOUND, Some("`opri releases` shows what can be brought back"))
+            }
             DeployError::NotOurs(_) | DeployError::NothingEarlier(_) => (StatusCode::CONFLICT, None),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, None),
         };
@@ -87,9 +89,9 @@ pub async fn status_of(office: &Office) -> Status {
     let conf = office.workshop.conf();
     let view = office.workshop.live.view();
     let url = |host| office.workshop.live.url(&conf, host);
-    let serving = overview::sites(office).await.map_or(0, |sites| {
-        sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count()
-    });
+    let serving = overview::sites(office)
+        .await
+        .map_or(0, |sites| sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count());
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

@@ -68,7 +68,9 @@ fn standing(deployment: &Deployment) -> String {
             format!("<span class=bad>#{} failed while {at}: {}</span>", deployment.id.number, escaped(&reason))
         }
         Some(Outcome::Superseded { by }) => format!("#{} gave way to #{by}", deployment.id.number),
-        Some(Outcome::Live { release }) => format!("<span class=good>#{} serves as r{release}</span>", deployment.id.number),
+        Some(Outcome::Live { release }) => {
+            format!("<span class=good>#{} serves as r{release}</span>", deployment.id.number)
+        }
     }
 }
 

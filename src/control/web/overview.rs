@@ -53,6 +53,7 @@ async fn line(office: &Office, conf: &Conf, project: &Project, site: Site) -> Re
 
 fn certificate_ends(office: &Office, host: &HostName) -> Option<SystemTime> {
     let certificates = office.certificates.borrow();
-    let covering = certificates.iter().filter(|certificate| certificate.files.hosts.iter().any(|name| name.matches(host)));
+    let covering =
+        certificates.iter().filter(|certificate| certificate.files.hosts.iter().any(|name| name.matches(host)));
     covering.map(|certificate| certificate.validity.not_after).max()
 }
