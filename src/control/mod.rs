@@ -134,6 +134,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
 
     let office = Arc::new(Office { workshop: workshop.clone(), desk, reload: reload.clone(), rates, certificates });
     let counter = Counter::new(office.clone(), Hooks::default(), challenges);
+    tokio::spawn(web::public::keep_key(counter.clone()));
     tokio::spawn(web::serve(control_socket, web::public::router(counter)));
     tokio::spawn(web::serve(admin_socket, web::admin::router(office.clone())));
 
