@@ -23,6 +23,10 @@ pub struct Tally {
 }
 
 impl Tally {
+    pub fn failed(&self) -> usize {
+        self.failures.lock().unwrap().len()
+    }
+
     pub fn is_flawless(&self) {
         let failures = self.failures.lock().unwrap();
         let requests = self.requests.load(Ordering::Relaxed);

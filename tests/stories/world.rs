@@ -44,11 +44,17 @@ impl World {
 
     /// A repository `acme/<name>` with the story app on its master branch.
     pub fn repo(&self, name: &str) -> Repo {
+        let repo = self.empty_repo(name);
+        repo.write("Procfile", &format!("web: exec '{}'\n", story_app().display()));
+        repo
+    }
+
+    /// A repository with nothing in it.
+    pub fn empty_repo(&self, name: &str) -> Repo {
         let path = self.path().join("acme").join(name);
         fs::create_dir_all(&path).unwrap();
         let repo = Repo { name: name.to_owned(), path };
         repo.git(&["init", "--quiet", "--initial-branch", "master"]);
-        repo.write("Procfile", &format!("web: exec '{}'\n", story_app().display()));
         repo
     }
 
