@@ -169,24 +169,25 @@ impl Process {
     }
 
     pub(super) fn running(&self) -> Result<Vec<Replica>, RuntimeError> {
-        let mut running = Vec::new();
-        for path in places::entries(&self.places.nests())? {
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let Some(replica) = record(&path) else {
-                tracing::warn!(path = %path.display(), "this record of a replica cannot be read");
-                continue;
-            };
-            let leader = leader(&replica)?;
-            if leader.is_alive() {
-                running.push(replica);
-            } else {
-                leader.signal_group(Signal::KILL, &self.places.socket(&replica.id));
-                self.places.remove_nest(&replica.id)?;
+        let (alive, dead) = self.recorded()?;
+        for replica in dead {
+            leader(&replica)?.signal_group(Signal::KILL, &self.places.socket(&replica.id));
+            self.places.remove_nest(&replica.id)?;
+        }
+        Ok(alive)
+    }
+
+    /// The replicas of all records: those whose leader lives, and the others.
+    fn recorded(&self) -> Result<(Vec<Replica>, Vec<Replica>), RuntimeError> {
+        let paths = places::entries(&self.places.nests())?.into_iter();
+        let mut replicas = Vec::new();
+        for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
+            match record(&path) {
+                Some(replica) => replicas.push(replica),
+                None => tracing::warn!(path = %path.display(), "this record of a replica cannot be read"),
             }
         }
-        Ok(running)
+        Ok(replicas.into_iter().partition(|replica| leader(replica).is_ok_and(|leader| leader.is_alive())))
     }
 
     pub(super) fn tail(&self, replica: &Replica, lines: usize) -> Result<String, RuntimeError> {
@@ -238,8 +239,8 @@ impl Process {
 
     /// The directories that running replicas were started in.
     fn in_use(&self) -> Result<Vec<PathBuf>, RuntimeError> {
-        let running = self.running()?;
-        Ok(running.iter().map(|replica| self.places.release(&replica.site, replica.release)).collect())
+        let (alive, _) = self.recorded()?;
+        Ok(alive.iter().map(|replica| self.places.release(&replica.site, replica.release)).collect())
     }
 
     fn children(&self) -> std::sync::MutexGuard<'_, HashMap<ReplicaId, watch::Receiver<Option<Exit>>>> {

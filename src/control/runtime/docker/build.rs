@@ -4,7 +4,6 @@
 //! and only an answer that names an image counts as built. The classic builder holds those limits; BuildKit in old
 //! engines does not.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -44,7 +43,6 @@ impl Docker {
             .t(&tag(&order.site, order.number, &self.state))
             .dockerfile(&order.app.dockerfile)
             .labels(&labels::of_release(&order.site, order.number, &self.state))
-            .buildargs(&HashMap::<String, String>::from([("OPRI_COMMIT".to_owned(), order.commit.to_string())]))
             .memory(memory)
             .memswap(memory)
             .cpuperiod(CPU_PERIOD)
