@@ -150,6 +150,11 @@ impl Docker {
         call("make the network", CREATE_LIMIT, self.client.create_network(request)).await.map(|_| name)
     }
 
+    /// A client that waits this long for a response's head.
+    fn patient(&self, limit: Duration) -> bollard::Docker {
+        self.client.clone().with_timeout(limit)
+    }
+
     /// One that is gone already is success.
     async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
@@ -225,8 +230,8 @@ fn short_hash(bytes: &[u8]) -> String {
 
 const SOCKET: &str = "/var/run/docker.sock";
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// The client's own, until a response's head; longer than any limit of ours, which are what holds.
-const HEADERS_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// The client's own, until a response's head. What takes its time by nature brings another.
+const HEADERS_LIMIT: Duration = Duration::from_secs(60);
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 const CREATE_LIMIT: Duration = Duration::from_secs(30);
 const REMOVE_LIMIT: Duration = Duration::from_secs(60);

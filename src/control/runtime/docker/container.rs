@@ -43,9 +43,11 @@ impl Docker {
         number: u16,
         env: &Environment,
     ) -> Result<Replica, RuntimeError> {
-        let mut body = self.body(release, env).await?;
+        // Ours win, and each name comes once: of two, which one holds would be for the app's C library to say.
+        let mut env = env.clone();
         let own = [("SOCKET", INNER_SOCKET), ("HOST", "0.0.0.0"), ("PORT", &release.app.port.to_string())];
-        body.env.get_or_insert_default().extend(own.map(|(name, value)| format!("{name}={value}")));
+        env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let mut body = self.body(release, &env).await?;
         body.labels = Some(labels::of_replica(release, id, number, &self.state));
         // A missing source of a mount is an error, where that of a bind would be made, by root.
         let nest = Mount {
@@ -104,7 +106,8 @@ impl Docker {
         let id = container_id(replica)?;
         let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::default().t(seconds).build();
-        let stopping = self.client.stop_container(id, Some(options));
+        let client = self.patient(grace + STOP_MARGIN);
+        let stopping = client.stop_container(id, Some(options));
         // 304 is "not running", which the client takes for success; whatever else went wrong, a removal by force ends
         // the container and says so.
         if let Err(error) = call("stop the container", grace + STOP_MARGIN, stopping).await {
