@@ -120,6 +120,8 @@ async fn an_image_is_built_and_its_container_answers_on_both_addresses() {
     assert_eq!(asks(UnixStream::connect(socket).await).await.as_deref(), Some("shop"));
     assert_eq!(asks(TcpStream::connect(port).await).await.as_deref(), Some("shop"));
     assert_eq!(runtime.tail(&replica, 3).await.unwrap(), "started\n");
+    let mut following = runtime.follow(&replica, 1);
+    assert_eq!(soon(futures_util::StreamExt::next(&mut following)).await.unwrap().unwrap(), "started\n");
     assert!(matches!(runtime.discard(&release.artifact).await, Err(RuntimeError::InUse(_))));
     is_hardened(&engine, &replica).await;
 
