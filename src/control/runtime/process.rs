@@ -56,7 +56,7 @@ impl Process {
     }
 
     pub(super) async fn run_once(&self, release: &Release, task: Task<'_>, log: &BuildLog) -> Result<(), RuntimeError> {
-        let mut command = shell(directory(release)?, task.command);
+        let mut command = build::leashed(directory(release)?, task.command);
         command.envs(task.env);
         build::run("release command", command, task.limit, log).await
     }

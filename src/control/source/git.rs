@@ -49,7 +49,8 @@ impl Git {
             let format = if like.as_str().len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
             let mut arguments = words(&["init", "--quiet", "--bare", "--template=", format, "--"]);
             arguments.push(self.mirror.clone().into());
-            self.demand(Step { name: "init", limit: QUICK, arguments }).await?;
+            // Not as a step on the mirror: it makes the directory it is given.
+            succeeded(run(step::command(&self.home, &arguments), "init", QUICK).await?, "init")?;
         }
         self.tidy().map_err(|error| SourceError::Mirror { path: self.mirror.clone(), error })
     }
@@ -121,10 +122,7 @@ impl Git {
     }
 
     async fn run(&self, step: Step) -> Result<Output, SourceError> {
-        // `init` makes the directory it is given; a GIT_DIR would win over it.
-        let is_init = step.name == "init";
-        let command = if is_init { step::command(&self.home, &step.arguments) } else { self.command(&step.arguments) };
-        run(command, step.name, step.limit).await
+        run(self.command(&step.arguments), step.name, step.limit).await
     }
 
     /// Undoes what a killed git may have left, and what the repository's own attributes would do to an archive.

@@ -120,6 +120,8 @@ async fn an_image_is_built_and_its_container_answers_on_both_addresses() {
     assert_eq!(asks(UnixStream::connect(socket).await).await.as_deref(), Some("shop"));
     assert_eq!(asks(TcpStream::connect(port).await).await.as_deref(), Some("shop"));
     assert_eq!(runtime.tail(&replica, 3).await.unwrap(), "started\n");
+    let mut following = runtime.follow(&replica, 1);
+    assert_eq!(soon(futures_util::StreamExt::next(&mut following)).await.unwrap().unwrap(), "started\n");
     assert!(matches!(runtime.discard(&release.artifact).await, Err(RuntimeError::InUse(_))));
     is_hardened(&engine, &replica).await;
 
@@ -243,4 +245,37 @@ async fn a_silent_engine_is_no_engine_within_two_seconds() {
     let gone = dir.path().join("none.sock").display().to_string();
     let error = Docker::connect_to(gone, Places::new(dir.path())).await.unwrap_err();
     assert!(error.to_string().contains("hint: start it"), "{error}");
+}
+
+/// Answers the first question properly and breaks off in the middle of every other answer.
+async fn breaks_off(listener: tokio::net::UnixListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let mut head = [0; 4096];
+        let read = stream.read(&mut head).await.unwrap_or(0);
+        let (body, length) = match head[..read].starts_with(b"GET /version") {
+            true => (r#"{"ApiVersion":"1.41"}"#, 21),
+            false => ("[{", 100),
+        };
+        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n";
+        let _ = stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes()).await;
+    }
+}
+
+#[tokio::test]
+async fn half_an_answer_is_an_error_and_never_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("docker.sock");
+    tokio::spawn(breaks_off(tokio::net::UnixListener::bind(&socket).unwrap()));
+    let docker = Docker::connect_to(socket.display().to_string(), Places::new(dir.path())).await.unwrap();
+    assert!(matches!(soon(docker.running()).await, Err(RuntimeError::Engine { .. })));
+    assert!(matches!(soon(docker.clean(&[])).await, Err(RuntimeError::Engine { .. })));
+    let replica = Replica {
+        id: "0a0a0a0a".to_owned().try_into().unwrap(),
+        site: "shop/master".parse().unwrap(),
+        release: 1,
+        number: 0,
+        what: What::Container("c".repeat(64)),
+        candidates: Vec::new(),
+    };
+    assert!(timeout(Duration::from_millis(300), docker.exited(&replica)).await.is_err());
 }

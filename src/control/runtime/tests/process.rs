@@ -68,7 +68,7 @@ async fn a_new_control_adopts_what_the_old_one_started() {
 #[tokio::test]
 async fn an_exit_is_told_with_its_status() {
     let world = world();
-    let release = world.build(run("echo last words; exit 3"), &[]).await.unwrap();
+    let release = world.build(run("./app"), &[("app!", b"#!/bin/sh\necho last words; exit 3\n")]).await.unwrap();
     let replica = world.runtime.start(&release, 0, &env(&[])).await.unwrap();
     assert_eq!(soon(world.runtime.exited(&replica)).await, Exit::Code(3));
     assert_eq!(world.runtime.tail(&replica, 5).await.unwrap(), "last words\n");
