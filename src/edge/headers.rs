@@ -90,7 +90,9 @@ mod tests {
     fn sent(trusted: bool, fields: &[(&'static str, &str)]) -> RequestHeader {
         let mut header = RequestHeader::build("GET", b"/", None).unwrap();
         header.insert_header("Host", "Shop.test:80").unwrap();
-        fields.iter().for_each(|(name, value)| assert!(header.append_header(*name, *value).unwrap()));
+        for (name, value) in fields {
+            header.append_header(*name, *value).unwrap();
+        }
         let visit = Visit::new("[::ffff:10.0.0.9]:5".parse().unwrap(), "127.0.0.1:1".parse().unwrap(), None);
         let asked = Asked::read(&header, &visit).unwrap();
         to_app(&mut header, &asked, &visit, trusted, "id-1").unwrap();

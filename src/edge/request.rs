@@ -68,7 +68,9 @@ mod tests {
 
     fn asked(target: &str, hosts: &[&str]) -> Result<Asked, Failure> {
         let mut header = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
-        hosts.iter().for_each(|host| assert!(header.append_header("Host", *host).unwrap()));
+        for host in hosts {
+            header.append_header("Host", *host).unwrap();
+        }
         let address = "127.0.0.1:1".parse().unwrap();
         Asked::read(&header, &Visit::new(address, address, None))
     }

@@ -75,10 +75,6 @@ impl Upstream {
         !self.replicas.load().is_empty()
     }
 
-    pub fn in_flight(&self) -> u64 {
-        self.in_flight.count()
-    }
-
     /// Lets nobody in, waits for those inside up to `within`, then cuts them. How many were cut.
     pub async fn drain(&self, within: Duration) -> u64 {
         if self.in_flight.drain() || tokio::time::timeout(within, self.emptied.notified()).await.is_ok() {
@@ -207,7 +203,7 @@ mod tests {
             }
             upstream.in_flight.drain()
         });
-        assert_eq!(upstream.in_flight(), 0);
+        assert_eq!(upstream.in_flight.count(), 0);
         assert!(upstream.claim().is_none());
         // Either the drain found it empty, or the last claim left a wake-up behind: never both, never neither.
         let woken = futures_util::FutureExt::now_or_never(upstream.emptied.notified()).is_some();
