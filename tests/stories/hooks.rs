@@ -58,7 +58,7 @@ fn honest_deliveries_that_mean_nothing_say_why() {
             payload["pull_request_number"] = json!(7);
         }),
         ("tag", &|payload| payload["tag"] = json!("master")),
-        ("failed", &|payload| {
+        ("passed", &|payload| {
             payload["state"] = json!("failed");
             payload["status"] = json!(1);
         }),

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::http::{self, Answer, Url};
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub struct World {
     dir: tempfile::TempDir,
