@@ -42,7 +42,7 @@ pub struct Fetch {
     pub claim: Claim,
     pub status: CacheStatus,
     /// Present when the response may be stored.
-    pub fill: Option<Fill>,
+    pub fill: Option<Box<Fill>>,
 }
 
 /// Decides.

@@ -26,6 +26,7 @@ use super::headers;
 use super::metrics::Measured;
 use super::request::Asked;
 use super::shared::State;
+use super::tunnel::Tunnel;
 use super::upstream::{Claim, Turn};
 use super::visit::Visit;
 
@@ -55,7 +56,7 @@ pub struct Exchange {
     is_trusted: bool,
     failure: Option<Failure>,
     cache: Option<CacheStatus>,
-    fill: Option<Fill>,
+    fill: Option<Box<Fill>>,
     body: u64,
     tried: Vec<Address>,
     turn: Option<Turn>,
@@ -119,6 +120,9 @@ impl ProxyHttp for Gateway {
         if session.is_upgrade_req() {
             session.set_read_timeout(Some(TUNNEL));
             peer.options.read_timeout = Some(TUNNEL);
+            peer.options.custom_l4 = Some(Arc::new(Tunnel));
+            // Only a fresh connection is patient.
+            peer.group_key ^= 1;
         }
         exchange.turn = Some(turn);
         Ok(Box::new(peer))

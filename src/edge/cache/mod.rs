@@ -65,7 +65,7 @@ pub struct Hit {
 #[derive(Debug)]
 pub enum Look {
     Hit(Hit),
-    Miss(CacheStatus, Option<Fill>),
+    Miss(CacheStatus, Option<Box<Fill>>),
 }
 
 #[derive(Debug)]
@@ -107,11 +107,11 @@ pub fn look(cache: &Cache, entry: &Entry, upstream: &UpstreamId, asked: &Asked, 
     };
     let rule = entry.cache.rule(&asked.path);
     let key = || Key::new(site, upstream, asked);
-    let fill = |key: Key| Fill::new(cache, entry, key, encoding(headers), rule.cloned());
+    let fill = |key: Key| Box::new(Fill::new(cache, entry, key, encoding(headers), rule.cloned()));
     match policy::wish(&asked.method, headers, rule) {
         Wish::Bypass("method") => {
             // Kept so that a successful write can make the stored page unreachable.
-            Look::Miss(forward("method"), (!asked.method.is_safe()).then(|| fill(key()).invalidating()))
+            Look::Miss(forward("method"), (!asked.method.is_safe()).then(|| Box::new(fill(key()).invalidating())))
         }
         Wish::Bypass(reason) => Look::Miss(forward(reason), None),
         Wish::Fresh { may_store } => Look::Miss(forward("request"), may_store.then(|| fill(key()))),
