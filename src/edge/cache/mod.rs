@@ -17,6 +17,7 @@ use crate::link::{Purge, PurgeScope};
 use crate::model::cache::CacheVerdict;
 use crate::model::route::UpstreamId;
 
+use super::headers::hop_by_hop;
 use super::request::Asked;
 use super::routing::Entry;
 use key::Key;
@@ -195,15 +196,10 @@ impl Fill {
 /// What belongs to the response and not to the connection it came over (RFC 9111 section 3.1).
 fn kept(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
-    for nominated in headers.get_all(header::CONNECTION) {
-        for name in nominated.to_str().unwrap_or_default().split(',') {
-            kept.remove(name.trim());
-        }
-    }
-    for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "te", "trailer", "upgrade", "age"]
-    {
+    for name in hop_by_hop(headers) {
         kept.remove(name);
     }
+    kept.remove(header::AGE);
     kept
 }
 
