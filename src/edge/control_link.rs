@@ -121,8 +121,13 @@ impl ControlLink {
                 let kind = section.kind();
                 let fault = self.apply(section, message.descriptors).await.err();
                 self.generation = self.generation.max(generation);
+                if kind == SectionKind::Routing {
+                    // Before the answer, so that control never takes a drain that begins for one that is over.
+                    self.tell_draining().await;
+                }
                 self.report(Up::Applied { generation, kind, fault }).await;
-                self.follow(kind).await;
+                // Nobody waits for the disk.
+                self.kept.send_replace(self.snapshot.clone());
             }
             Down::Purge { token, purge } => {
                 let removed = self.purge(purge).await;
@@ -164,14 +169,6 @@ impl ControlLink {
         };
         self.snapshot.put(section);
         fault.map_or(Ok(()), Err)
-    }
-
-    /// What comes after a section was answered for: nobody waits for it.
-    async fn follow(&mut self, kind: SectionKind) {
-        self.kept.send_replace(self.snapshot.clone());
-        if kind == SectionKind::Routing {
-            self.tell_draining().await;
-        }
     }
 
     /// Reads the certificates; the faults of those that are not taken.

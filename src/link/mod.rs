@@ -56,8 +56,8 @@ pub enum Up {
         kind: SectionKind,
         fault: Option<String>,
     },
-    /// All upstreams that are draining now. Said at the start of a connection and at every change, so that a control
-    /// that was away misses nothing: an upstream that is neither routed nor here is drained.
+    /// All upstreams that are draining now. Said at the start of a connection, at every change, and before the `Applied`
+    /// of the routing that begins a drain: an upstream that is neither routed nor here is drained.
     Draining {
         upstreams: Vec<UpstreamId>,
     },

@@ -171,6 +171,11 @@ impl History {
         self.store.write(batch).await
     }
 
+    /// Undoes a decision that the edge refused.
+    pub async fn take_back(&self, site: &Site, before: Option<ActiveRecord>) -> Result<(), StoreError> {
+        self.store.update(active_key(site), move |_| before).await.map(drop)
+    }
+
     pub async fn forget(&self, release: &Release) -> Result<(), StoreError> {
         self.store.write(Batch::default().delete(release_key(&release.site, release.number))).await
     }

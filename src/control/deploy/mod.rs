@@ -91,7 +91,7 @@ impl Workshop {
     fn environment(&self, release: &Release) -> std::collections::BTreeMap<String, String> {
         let conf = self.conf();
         let host = host_of(&conf, &release.site);
-        let url = host.map(|host| self.live.url(&conf, &host)).unwrap_or_default();
+        let url = host.map(|host| self.live.url(&host)).unwrap_or_default();
         let mut environment = release.app.env.clone();
         environment.extend([
             ("OPRI_PROJECT".to_owned(), release.site.project.to_string()),

@@ -182,7 +182,15 @@ impl Attempt {
             Some(before) => self.workshop.history.release(&site, before.release).await?,
             None => None,
         };
-        let took = self.workshop.live.activate(site.clone(), serving(&release, &active)).await?;
+        let took = match self.workshop.live.activate(site.clone(), serving(&release, &active)).await {
+            Ok(took) => took,
+            Err(error) => {
+                self.workshop.history.take_back(&site, before).await?;
+                let replicas: Vec<_> = active.replicas.into_iter().map(|placed| placed.replica).collect();
+                self.stop_all(&replicas).await;
+                return Err(error.into());
+            }
+        };
         self.workshop.observed.swapped(took);
         self.deployment.swap = Some(took);
         tracing::info!(deployment = %self.deployment.id, release = release.name(), ?took, "swapped");

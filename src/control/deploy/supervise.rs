@@ -15,10 +15,10 @@ use crate::control::runtime::Replica;
 use crate::model::address::Address;
 use crate::model::release::Release;
 
-/// The pause before the first restart, doubled for each that follows.
+/// The first restart comes at once; this is the pause before the second, doubled for each that follows.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Whoever ran this long starts over with the first pause.
+/// Whoever ran this long starts over.
 const WELL_FOR: Duration = Duration::from_secs(60);
 /// How long what is left of an ended or unready replica may take to go.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ pub fn watch_over(workshop: &Arc<Workshop>, release: &Release, active: &ActiveRe
             release: release.clone(),
             placed: placed.clone(),
             index: u16::try_from(index).unwrap_or(u16::MAX),
-            pause: PAUSE_FIRST,
+            pause: Duration::ZERO,
         };
         tokio::spawn(supervisor.run());
     }
@@ -70,7 +70,7 @@ impl Supervisor {
             let (site, release) = (&self.release.site, self.release.name());
             tracing::warn!(%site, release, %how, "the app ended; it is started again");
             if since.elapsed() >= WELL_FOR {
-                self.pause = PAUSE_FIRST;
+                self.pause = Duration::ZERO;
             }
             self.take_out().await;
             if !self.bring_back().await {
@@ -95,7 +95,7 @@ impl Supervisor {
     async fn bring_back(&mut self) -> bool {
         loop {
             sleep(self.pause).await;
-            self.pause = (self.pause * 2).min(PAUSE_MAX);
+            self.pause = (self.pause * 2).clamp(PAUSE_FIRST, PAUSE_MAX);
             if !self.is_wanted().await {
                 return false;
             }

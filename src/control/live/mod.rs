@@ -19,7 +19,7 @@ use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
 use crate::link::{Down, Generation, Purge, SiteTraffic, Up};
 use crate::model::address::Address;
-use crate::model::host::HostName;
+use crate::model::host::{HostName, HostPattern};
 use crate::model::machine::Listeners;
 use crate::model::name::Site;
 use crate::model::route::UpstreamId;
@@ -67,6 +67,8 @@ pub struct View {
     pub edge_was_adopted: bool,
     /// With the real ports.
     pub listeners: Listeners,
+    /// Hosts whose certificate browsers trust.
+    pub trusted: Vec<HostPattern>,
     pub traffic: Vec<SiteTraffic>,
 }
 
@@ -161,8 +163,9 @@ impl Live {
     }
 
     /// The URL of a host as people reach it now.
-    pub fn url(&self, conf: &Conf, host: &HostName) -> String {
-        plan::url(conf, &self.view.borrow().listeners, host)
+    pub fn url(&self, host: &HostName) -> String {
+        let view = self.view.borrow();
+        plan::url(&view.listeners, &view.trusted, host)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LiveError> {
@@ -275,6 +278,7 @@ impl Owner {
             Command::Conf(conf, reply) => self.change_conf(conf, reply).await,
             Command::Certificates(certificates, reply) => {
                 self.certificates = certificates;
+                self.show_edge();
                 self.say(SectionKind::Certificates, None).await;
                 // Whether a host is sent to HTTPS depends on its certificate.
                 self.say(SectionKind::Routing, Some(without_time(reply))).await;
@@ -438,6 +442,7 @@ impl Owner {
             view.edge_version.clone_from(&self.edge.version);
             view.edge_was_adopted = self.edge.was_adopted;
             view.listeners = self.edge.listeners.clone();
+            view.trusted = plan::trusted(&self.certificates, SystemTime::now());
         });
     }
 }

@@ -43,7 +43,7 @@ pub fn routing(
     certificates: &[Certificate],
     now: SystemTime,
 ) -> Routing {
-    let mut plan = Plan { conf, certificates, now, routing: Routing::default() };
+    let mut plan = Plan { conf, trusted: trusted(certificates, now), routing: Routing::default() };
     plan.add_control();
     for project in conf.projects.values() {
         for (site, branch) in project.sites() {
@@ -55,8 +55,8 @@ pub fn routing(
 
 struct Plan<'a> {
     conf: &'a Conf,
-    certificates: &'a [Certificate],
-    now: SystemTime,
+    /// Names whose certificate browsers trust.
+    trusted: Vec<HostPattern>,
     routing: Routing,
 }
 
@@ -116,11 +116,7 @@ impl Plan<'_> {
     }
 
     fn has_trusted_certificate(&self, host: &HostPattern) -> bool {
-        self.certificates.iter().any(|certificate| {
-            certificate.issuer != Issuer::Local
-                && certificate.validity.holds_at(self.now)
-                && certificate.files.hosts.iter().any(|covered| covers(covered, host))
-        })
+        self.trusted.iter().any(|name| covers(name, host))
     }
 }
 
@@ -150,12 +146,20 @@ fn legacy_upstream(site: &Site, addresses: &[Address]) -> UpstreamId {
     UpstreamId(format!("{site}@{}", addresses.join(",")))
 }
 
-/// The URL under which a site is best reached, for people and for `$OPRI_URL`.
-pub fn url(conf: &Conf, listeners: &Listeners, host: &HostName) -> String {
-    let is_plain = conf.machine.listeners.https.is_empty() || host.as_str().ends_with("localhost");
-    let (scheme, addresses, usual) = match is_plain {
-        true => ("http", &listeners.http, 80),
-        false => ("https", &listeners.https, 443),
+/// The hosts whose certificate browsers trust, as far as can be known here.
+pub fn trusted(certificates: &[Certificate], now: SystemTime) -> Vec<HostPattern> {
+    let trusted = certificates
+        .iter()
+        .filter(|certificate| certificate.issuer != Issuer::Local && certificate.validity.holds_at(now));
+    trusted.flat_map(|certificate| certificate.files.hosts.iter().cloned()).collect()
+}
+
+/// The URL under which a host is best reached, for people and for `$OPRI_URL`: HTTPS where browsers trust it.
+pub fn url(listeners: &Listeners, trusted: &[HostPattern], host: &HostName) -> String {
+    let is_trusted = trusted.iter().any(|name| name.matches(host));
+    let (scheme, addresses, usual) = match is_trusted && !listeners.https.is_empty() {
+        true => ("https", &listeners.https, 443),
+        false => ("http", &listeners.http, 80),
     };
     let port = addresses.first().map_or(usual, |address| address.port());
     let port = if port == usual { String::new() } else { format!(":{port}") };

@@ -88,7 +88,7 @@ async fn status(State(office): State<Arc<Office>>) -> Json<Status> {
 pub async fn status_of(office: &Office) -> Status {
     let conf = office.workshop.conf();
     let view = office.workshop.live.view();
-    let url = |host| office.workshop.live.url(&conf, host);
+    let url = |host| office.workshop.live.url(host);
     let serving = overview::sites(office)
         .await
         .map_or(0, |sites| sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count());
