@@ -18,7 +18,6 @@ use super::{Common, Exit, Failure, conf_dir};
 use crate::control::conf;
 use crate::control::web::api::Refusal;
 use crate::link::paths;
-use crate::report;
 
 /// From a request until the head of its answer; a reload that binds sockets and waits for the edge takes longest.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -33,11 +32,8 @@ impl Client {
     /// For the state directory that conf names.
     pub fn new(common: &Common) -> Result<Self, Failure> {
         let dir = conf_dir(common)?;
-        let loaded = conf::load(&dir, None).map_err(|faults| {
-            report::print_faults(&faults);
-            Failure::Told(Exit::Failed)
-        })?;
-        Ok(Self { socket: paths::admin_socket(&loaded.conf.machine.state_dir) })
+        let state_dir = conf::state_dir(&dir).map_err(|error| Failure::new(format!("{}: {error}", dir.display())))?;
+        Ok(Self { socket: paths::admin_socket(&state_dir) })
     }
 
     pub fn at(socket: PathBuf) -> Self {

@@ -26,7 +26,8 @@ pub fn run(dir: &Path) -> Done {
 /// The data plane, as a process of its own.
 pub fn edge(state_dir: &Path, await_sockets: bool) -> Done {
     log_to_stderr();
-    edge::main_loop(state_dir, await_sockets).map_err(|error| Failure::new(report::with_causes(&error)))
+    let options = edge::Options { state_dir: state_dir.to_owned(), await_sockets };
+    edge::main_loop(options).map_err(|error| Failure::new(report::with_causes(&error)))
 }
 
 /// What a person wants to know once everything is served.

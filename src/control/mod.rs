@@ -53,6 +53,8 @@ use web::{Rates, api};
 const PROGRESS: usize = 1024;
 /// Certificates for the first hosts come from the disk or from the local CA: milliseconds.
 const FIRST_CERTIFICATES: Duration = Duration::from_secs(5);
+/// Between two looks whether conf that had faults is mended.
+const MENDED: Duration = Duration::from_secs(2);
 /// How long requests may go on after Ctrl-C, and then apps.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -134,11 +136,12 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
 
     let office = Arc::new(Office { workshop: workshop.clone(), desk, reload: reload.clone(), rates, certificates });
     let counter = Counter::new(office.clone(), Hooks::default(), challenges);
+    tokio::spawn(web::public::keep_key(counter.clone()));
     tokio::spawn(web::serve(control_socket, web::public::router(counter)));
     tokio::spawn(web::serve(admin_socket, web::admin::router(office.clone())));
 
     ready(&web::admin::status_of(&office).await);
-    match until_ended(files, &reload).await? {
+    match until_ended(&dir, files, &reload).await? {
         Ending::Stop => stop(&workshop).await,
         Ending::Leave => tracing::info!("control leaves; edge and apps go on"),
     }
@@ -198,12 +201,20 @@ async fn certify(live: Live, mut certificates: watch::Receiver<Vec<Certificate>>
 }
 
 /// Reloads conf for SIGHUP and for changed files until a signal ends control.
-async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload) -> Result<Ending, ServeError> {
+async fn until_ended(dir: &Path, mut files: watch::Receiver<u64>, reload: &Reload) -> Result<Ending, ServeError> {
     let on = |kind| signal(kind).map_err(ServeError::Signals);
     let (mut hangup, mut interrupt) = (on(SignalKind::hangup())?, on(SignalKind::interrupt())?);
     let (mut terminate, mut leave) = (on(SignalKind::terminate())?, on(SignalKind::user_defined2())?);
     loop {
         tokio::select! {
+            // A fault that is taken back at once looks to the watch as if nothing had been.
+            () = tokio::time::sleep(MENDED), if !reload.faults().is_empty() => {
+                let dir = dir.to_owned();
+                let content = tokio::task::spawn_blocking(move || conf::fingerprint(&dir)).await.unwrap_or_default();
+                if reload.is_mended_by(content) {
+                    reload.now().await;
+                }
+            }
             _ = hangup.recv() => drop(reload.now().await),
             Ok(()) = files.changed() => drop(reload.now().await),
             _ = interrupt.recv() => return Ok(Ending::Stop),

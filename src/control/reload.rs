@@ -20,21 +20,28 @@ const QUEUE: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Reload {
     orders: mpsc::Sender<oneshot::Sender<Reloaded>>,
-    faults: Arc<Mutex<Vec<Fault>>>,
+    last: Arc<Mutex<Last>>,
+}
+
+/// What the last load found wrong, and of which content.
+#[derive(Debug)]
+struct Last {
+    faults: Vec<Fault>,
+    content: u64,
 }
 
 impl Reload {
     /// `faults` are those of the first load; `publish` tells everybody of a new conf.
     pub fn begin(dir: PathBuf, faults: Vec<Fault>, publish: watch::Sender<Arc<Conf>>, workshop: Arc<Workshop>) -> Self {
         let (orders, mut queue) = mpsc::channel::<oneshot::Sender<Reloaded>>(QUEUE);
-        let faults = Arc::new(Mutex::new(faults));
-        let reloader = Reloader { dir, publish, workshop, faults: faults.clone() };
+        let last = Arc::new(Mutex::new(Last { faults, content: 0 }));
+        let reloader = Reloader { dir, publish, workshop, last: last.clone() };
         tokio::spawn(async move {
             while let Some(reply) = queue.recv().await {
                 let _ = reply.send(reloader.reload().await);
             }
         });
-        Self { orders, faults }
+        Self { orders, last }
     }
 
     /// Reloads and tells what came of it.
@@ -46,7 +53,13 @@ impl Reload {
 
     /// What the last load found wrong.
     pub fn faults(&self) -> Vec<Fault> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).faults.clone()
+    }
+
+    /// Whether `content` is worth another look: the last load had faults, and was of other content.
+    pub fn is_mended_by(&self, content: u64) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        !last.faults.is_empty() && last.content != content
     }
 }
 
@@ -55,11 +68,13 @@ struct Reloader {
     dir: PathBuf,
     publish: watch::Sender<Arc<Conf>>,
     workshop: Arc<Workshop>,
-    faults: Arc<Mutex<Vec<Fault>>>,
+    last: Arc<Mutex<Last>>,
 }
 
 impl Reloader {
     async fn reload(&self) -> Reloaded {
+        let dir = self.dir.clone();
+        let content = tokio::task::spawn_blocking(move || conf::fingerprint(&dir)).await.unwrap_or_default();
         let outcome = self.apply().await;
         for fault in &outcome.faults {
             tracing::error!("{}", fault.to_string().trim_end());
@@ -68,7 +83,7 @@ impl Reloader {
             tracing::info!(changes = outcome.changes.as_deref().unwrap_or("none"), "conf is reloaded");
         }
         self.workshop.observed.reloaded(outcome.faults.is_empty());
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&outcome.faults);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Last { faults: outcome.faults.clone(), content };
         outcome
     }
 

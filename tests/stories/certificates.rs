@@ -1,12 +1,13 @@
 //! HTTPS works from the first minute, and certificates are exchanged without a restart.
 
 use std::process::{Child, Command};
+use std::time::Instant;
 
 use ::http::{Request, StatusCode};
 use serde_json::json;
 
 use crate::http;
-use crate::world::World;
+use crate::world::{LOOK_AGAIN, PATIENCE, World};
 
 #[test]
 fn https_is_served_with_prime_s_own_ca_over_http1_and_http2() {
@@ -108,10 +109,10 @@ fn a_certificate_is_ordered_from_pebble_and_swapped_in() {
     shop.commit("secure");
     let http_port = free_port();
     let pebble = Pebble::start(&world, http_port);
+    let root = pebble.issuing_root(&world);
     let acme = format!("\n[acme]\ndirectory = \"{}\"\nroot = \"pebble-root.pem\"\n", pebble.directory);
     let prime = world.prime().http(&format!("127.0.0.1:{http_port}")).with(&acme).hosting(&shop, "").start();
     prime.deploys(&shop, "master");
-    let root = pebble.issuing_root(&world);
     prime.until("pebble's certificate is served", || {
         let shaken = http::tls(prime.address("https"), "shop.test", &root, "http/1.1");
         world.runtime.block_on(shaken).is_ok()
@@ -174,11 +175,21 @@ impl Pebble {
     /// The root under which it issues, new at each start.
     fn issuing_root(&self, world: &World) -> String {
         let address = format!("127.0.0.1:{}", self.management).parse().unwrap();
-        let answer = world.runtime.block_on(async {
-            let mut sender = http::http1(http::tls(address, "localhost", &self.api_root, "http/1.1").await?).await?;
-            let request = Request::get("/roots/0").header("host", "localhost").body(Default::default()).unwrap();
-            http::send(&mut sender, request).await
-        });
-        answer.unwrap().body
+        let ask = || {
+            world.runtime.block_on(async {
+                let mut sender =
+                    http::http1(http::tls(address, "localhost", &self.api_root, "http/1.1").await?).await?;
+                let request = Request::get("/roots/0").header("host", "localhost").body(Default::default()).unwrap();
+                http::send(&mut sender, request).await
+            })
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match ask() {
+                Ok(answer) => return answer.body,
+                Err(error) => assert!(Instant::now() < deadline, "pebble does not answer: {error}"),
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 }

@@ -50,14 +50,15 @@ fn honest_deliveries_that_mean_nothing_say_why() {
         change(&mut payload);
         prime.hook(&payload)
     };
-    let cases: [(&str, &dyn Fn(&mut Value)); 6] = [
+    type Change<'c> = &'c dyn Fn(&mut Value);
+    let cases: [(&str, Change<'_>); 6] = [
         ("pull request", &|payload| {
             payload["type"] = json!("pull_request");
             payload["pull_request"] = json!(true);
             payload["pull_request_number"] = json!(7);
         }),
         ("tag", &|payload| payload["tag"] = json!("master")),
-        ("failed", &|payload| {
+        ("passed", &|payload| {
             payload["state"] = json!("failed");
             payload["status"] = json!(1);
         }),

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::http::{self, Answer, Url};
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub struct World {
     dir: tempfile::TempDir,
@@ -44,18 +44,24 @@ impl World {
 
     /// A repository `acme/<name>` with the story app on its master branch.
     pub fn repo(&self, name: &str) -> Repo {
+        let repo = self.empty_repo(name);
+        repo.write("Procfile", &format!("web: exec '{}'\n", story_app().display()));
+        repo
+    }
+
+    /// A repository with nothing in it.
+    pub fn empty_repo(&self, name: &str) -> Repo {
         let path = self.path().join("acme").join(name);
         fs::create_dir_all(&path).unwrap();
         let repo = Repo { name: name.to_owned(), path };
         repo.git(&["init", "--quiet", "--initial-branch", "master"]);
-        repo.write("Procfile", &format!("web: exec '{}'\n", story_app().display()));
         repo
     }
 
     /// A Prime of this world, not started yet, on free ports of the loopback.
     pub fn prime(&self) -> Conf<'_> {
         let http = "127.0.0.1:0".to_owned();
-        let conf = Conf { world: self, http, machine: String::new(), environment: Vec::new() };
+        let conf = Conf { world: self, http, machine: String::new() };
         fs::create_dir_all(self.path().join("conf/projects")).unwrap();
         fs::write(self.path().join("conf/travis.pem"), self.travis.public_pem()).unwrap();
         conf
@@ -108,7 +114,6 @@ pub struct Conf<'w> {
     world: &'w World,
     http: String,
     machine: String,
-    environment: Vec<(String, String)>,
 }
 
 impl<'w> Conf<'w> {
@@ -133,11 +138,6 @@ impl<'w> Conf<'w> {
         self
     }
 
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     pub fn write(&self, runtime: &str) {
         let text = format!(
             "domain = \"test\"\nruntime = \"{runtime}\"\n\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
@@ -155,7 +155,6 @@ impl<'w> Conf<'w> {
         self.write(runtime);
         let prime = Prime {
             world: self.world,
-            environment: self.environment,
             control: RefCell::new(None),
             status: RefCell::new(Value::Null),
             number: RefCell::new(0),
@@ -168,7 +167,6 @@ impl<'w> Conf<'w> {
 /// A running Prime.
 pub struct Prime<'w> {
     pub world: &'w World,
-    environment: Vec<(String, String)>,
     control: RefCell<Option<Child>>,
     status: RefCell<Value>,
     number: RefCell<u64>,
@@ -181,7 +179,6 @@ impl Prime<'_> {
         let child = opri()
             .args(["serve", "--conf"])
             .arg(self.world.path().join("conf"))
-            .envs(self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .current_dir(self.world.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

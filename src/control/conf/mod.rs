@@ -30,6 +30,7 @@ use crate::report::Fault;
 
 pub use app::repository_wish;
 pub use diff::changes;
+pub use files::fingerprint;
 pub use watch::watch;
 
 use claims::Entrant;
@@ -95,6 +96,17 @@ pub fn load(dir: &Path, previous: Option<&Conf>) -> Result<Loaded, Vec<Fault>> {
         Some(machine) if is_machine_good => Ok(Loaded { conf: Conf { machine, projects }, faults }),
         _ => Err(faults),
     }
+}
+
+/// Where the state of a Prime with this conf lies, also while `prime.toml` has faults: whoever asks a running Prime must
+/// find it then too. Blocks on the file system.
+pub fn state_dir(dir: &Path) -> io::Result<PathBuf> {
+    let text = std::fs::read_to_string(files::prime(dir))?;
+    let said = |text: &str| text.parse::<toml::Table>().ok()?.get("state_dir")?.as_str().map(PathBuf::from);
+    let is_key = |line: &&str| line.trim_start().starts_with("state_dir");
+    // Where the file does not parse, the line may.
+    let said = said(&text).or_else(|| said(text.lines().find(is_key)?));
+    Ok(base(dir)?.join(said.unwrap_or_else(|| PathBuf::from("state"))))
 }
 
 /// Where relative paths begin: the parent of the conf directory.

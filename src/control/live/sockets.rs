@@ -33,10 +33,26 @@ fn by(holder: &Option<String>) -> String {
     holder.as_ref().map(|holder| format!(" (it is taken by {holder})")).unwrap_or_default()
 }
 
-/// What is bound, under the addresses that conf names.
+/// What is bound, under the names that conf has for it.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    bound: BTreeMap<SocketAddr, Socket>,
+    bound: BTreeMap<Name, Socket>,
+}
+
+/// A listener of conf. Port 0 may stand there several times, and means another socket each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Name {
+    kind: Kind,
+    address: SocketAddr,
+    nth: usize,
+}
+
+/// In the order in which descriptors travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Http,
+    Https,
+    Metrics,
 }
 
 #[derive(Debug)]
@@ -50,18 +66,15 @@ struct Socket {
 impl Sockets {
     /// Takes over what a running edge says it listens on, where conf wants it.
     pub fn adopt(&mut self, wanted: &Listeners, held: &Listeners) {
-        for (wanted, held) in [
-            (wanted.http.as_slice(), held.http.as_slice()),
-            (wanted.https.as_slice(), held.https.as_slice()),
-            (wanted.metrics.as_slice(), held.metrics.as_slice()),
-        ] {
-            let mut free: Vec<SocketAddr> = held.to_vec();
-            for address in wanted {
-                let fits = |held: &SocketAddr| held == address || (address.port() == 0 && held.ip() == address.ip());
-                if let Some(place) = free.iter().position(fits) {
-                    let held = free.swap_remove(place);
-                    self.bound.entry(*address).or_insert(Socket { address: held, listener: None });
-                }
+        let mut free = names(held);
+        for wanted in names(wanted) {
+            let fits = |held: &Name| {
+                let is_any_port = wanted.address.port() == 0 && held.address.ip() == wanted.address.ip();
+                held.kind == wanted.kind && (held.address == wanted.address || is_any_port)
+            };
+            if let Some(place) = free.iter().position(fits) {
+                let address = free.swap_remove(place).address;
+                self.bound.entry(wanted).or_insert(Socket { address, listener: None });
             }
         }
     }
@@ -74,13 +87,14 @@ impl Sockets {
     /// Binds every address of `wanted` that is not bound yet; all or none.
     pub fn bind(&mut self, wanted: &Listeners) -> Result<(), SocketError> {
         let mut new = Vec::new();
-        for address in all(wanted).filter(|address| !self.bound.contains_key(address)) {
+        for name in names(wanted).into_iter().filter(|name| !self.bound.contains_key(name)) {
+            let address = name.address;
             let listener = listen_on(address).map_err(|source| {
                 let in_use = source.kind() == io::ErrorKind::AddrInUse;
                 SocketError::Bind { address, holder: in_use.then(|| holder_of(address)).flatten(), source }
             })?;
             let real = listener.local_addr().unwrap_or(address);
-            new.push((address, Socket { address: real, listener: Some(listener.into()) }));
+            new.push((name, Socket { address: real, listener: Some(listener.into()) }));
         }
         self.bound.extend(new);
         Ok(())
@@ -88,30 +102,40 @@ impl Sockets {
 
     /// Closes what is no longer wanted.
     pub fn keep(&mut self, wanted: &Listeners) {
-        self.bound.retain(|address, _| all(wanted).any(|wanted| wanted == *address));
+        let wanted = names(wanted);
+        self.bound.retain(|name, _| wanted.contains(name));
     }
 
     /// The section for the edge: real addresses, and the descriptors of those that it does not hold yet, in its order.
     pub fn section(&self, wanted: &Listeners, held: &Listeners) -> (Listeners, Vec<BorrowedFd<'_>>) {
-        let real = |address: &SocketAddr| self.bound.get(address).map_or(*address, |socket| socket.address);
+        let bound = || names(wanted).into_iter().filter_map(|name| Some((name.kind, self.bound.get(&name)?)));
+        let of = |kind| bound().filter(move |(is, _)| *is == kind).map(|(_, socket)| socket.address);
         let listeners = Listeners {
-            http: wanted.http.iter().map(real).collect(),
-            https: wanted.https.iter().map(real).collect(),
-            metrics: wanted.metrics.as_ref().map(real),
+            http: of(Kind::Http).collect(),
+            https: of(Kind::Https).collect(),
+            metrics: of(Kind::Metrics).next(),
         };
-        let is_held = |address: SocketAddr| all(held).any(|held| held == address);
-        let descriptors = all(wanted)
-            .filter_map(|address| self.bound.get(&address))
-            .filter(|socket| !is_held(socket.address))
-            .filter_map(|socket| socket.listener.as_ref().map(AsFd::as_fd))
+        let held = names(held);
+        let is_held = |kind, address| held.iter().any(|held| held.kind == kind && held.address == address);
+        let descriptors = bound()
+            .filter(|(kind, socket)| !is_held(*kind, socket.address))
+            .filter_map(|(_, socket)| socket.listener.as_ref().map(AsFd::as_fd))
             .collect();
         (listeners, descriptors)
     }
 }
 
-/// Every address, in the order in which descriptors travel.
-fn all(listeners: &Listeners) -> impl Iterator<Item = SocketAddr> + '_ {
-    listeners.http.iter().chain(&listeners.https).chain(&listeners.metrics).copied()
+/// Every listener, in the order in which descriptors travel.
+fn names(listeners: &Listeners) -> Vec<Name> {
+    let http = listeners.http.iter().map(|address| (Kind::Http, *address));
+    let https = listeners.https.iter().map(|address| (Kind::Https, *address));
+    let metrics = listeners.metrics.iter().map(|address| (Kind::Metrics, *address));
+    let mut names: Vec<Name> = Vec::new();
+    for (kind, address) in http.chain(https).chain(metrics) {
+        let nth = names.iter().filter(|name| name.kind == kind && name.address == address).count();
+        names.push(Name { kind, address, nth });
+    }
+    names
 }
 
 /// Binds by hand because the standard library can neither restrict a v6 socket to v6 (so that `0.0.0.0:80` and
@@ -180,6 +204,22 @@ mod tests {
         let text = sockets.bind(&wanted).unwrap_err().to_string();
         assert!(text.contains(&address.to_string()) && text.contains(&format!("pid {}", std::process::id())), "{text}");
         assert!(sockets.bound.is_empty());
+    }
+
+    #[test]
+    fn port_0_is_another_socket_each_time() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let wanted = Listeners { http: vec![any, any], https: vec![any], metrics: Some(any) };
+        let mut sockets = Sockets::default();
+        sockets.bind(&wanted).unwrap();
+        let (listeners, descriptors) = sockets.section(&wanted, &Listeners::default());
+        let mut ports: Vec<u16> = names(&listeners).iter().map(|name| name.address.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!((ports.len(), descriptors.len()), (4, 4));
+        let mut next = Sockets::default();
+        next.adopt(&wanted, &listeners);
+        assert_eq!(next.section(&wanted, &listeners).0, listeners);
     }
 
     #[test]

@@ -41,7 +41,11 @@ impl Docker {
     /// Asks the engine whether it is there; an answer must come within 2 s.
     pub(super) async fn connect(places: Places) -> Result<Self, RuntimeError> {
         let host = std::env::var("DOCKER_HOST").ok();
-        let socket = host.as_deref().and_then(|host| host.strip_prefix("unix://")).unwrap_or(SOCKET).to_owned();
+        let socket = host.as_deref().and_then(|host| host.strip_prefix("unix://")).unwrap_or(SOCKET);
+        Self::connect_to(socket.to_owned(), places).await
+    }
+
+    pub(super) async fn connect_to(socket: String, places: Places) -> Result<Self, RuntimeError> {
         let none = |why: String| RuntimeError::NoEngine { socket: socket.clone(), why };
         let client = bollard::Docker::connect_with_unix(&socket, HEADERS_LIMIT.as_secs(), bollard::API_DEFAULT_VERSION)
             .map_err(|error| none(error.to_string()))?;
@@ -77,8 +81,12 @@ impl Docker {
         let running: Vec<_> = self.running().await?.into_iter().map(|replica| self.places.nest(&replica.id)).collect();
         for nest in places::entries(&self.places.nests())? {
             // A nest with a record is the process runtime's.
-            if nest.is_dir() && !running.contains(&nest) && !nest.with_extension("json").exists() {
-                remove_tree(&nest)?;
+            if nest.is_dir()
+                && !running.contains(&nest)
+                && !nest.with_extension("json").exists()
+                && let Err(error) = remove_tree(&nest)
+            {
+                tracing::warn!(%error, "the directory of a socket stays");
             }
         }
         Ok(())
@@ -142,6 +150,11 @@ impl Docker {
         call("make the network", CREATE_LIMIT, self.client.create_network(request)).await.map(|_| name)
     }
 
+    /// A client that waits this long for a response's head.
+    fn patient(&self, limit: Duration) -> bollard::Docker {
+        self.client.clone().with_timeout(limit)
+    }
+
     /// One that is gone already is success.
     async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
@@ -153,7 +166,13 @@ impl Docker {
         }
     }
 
-    fn ours(&self) -> std::collections::HashMap<String, Vec<String>> {
+    /// The engine itself, for a test to look at what was made.
+    #[cfg(test)]
+    pub(super) fn client(&self) -> &bollard::Docker {
+        &self.client
+    }
+
+    pub(super) fn ours(&self) -> std::collections::HashMap<String, Vec<String>> {
         [("label".to_owned(), vec![labels::filter(&self.state)])].into()
     }
 }
@@ -211,8 +230,8 @@ fn short_hash(bytes: &[u8]) -> String {
 
 const SOCKET: &str = "/var/run/docker.sock";
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// The client's own, until a response's head; longer than any limit of ours, which are what holds.
-const HEADERS_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// The client's own, until a response's head. What takes its time by nature brings another.
+const HEADERS_LIMIT: Duration = Duration::from_secs(60);
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 const CREATE_LIMIT: Duration = Duration::from_secs(30);
 const REMOVE_LIMIT: Duration = Duration::from_secs(60);

@@ -5,32 +5,29 @@
 
 mod build;
 mod kin;
+mod launch;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::RuntimeError;
-use super::log::{follow_file, open_append, rotate, tail_file};
+use super::log::{follow_file, rotate, tail_file};
 use super::places::{self, Places, make_private, remove_tree};
 use super::replica::{Exit, Replica, ReplicaId, What};
 use super::{BuildLog, BuildOrder, ByteStream, Environment, Task};
-use crate::model::address::Address;
-use crate::model::app::Listen;
 use crate::model::release::{Artifact, Release};
 
 use kin::Leader;
+use launch::shell;
 
 /// The process runtime of one state directory.
 #[derive(Debug, Clone)]
@@ -59,7 +56,7 @@ impl Process {
     }
 
     pub(super) async fn run_once(&self, release: &Release, task: Task<'_>, log: &BuildLog) -> Result<(), RuntimeError> {
-        let mut command = shell(directory(release)?, task.command);
+        let mut command = build::leashed(directory(release)?, task.command);
         command.envs(task.env);
         build::run("release command", command, task.limit, log).await
     }
@@ -73,48 +70,16 @@ impl Process {
         let folder = directory(release)?;
         let line = build::run_line(&release.app, folder)?;
         let id = self.places.make_nest(0o700)?;
-        let started = self.launch(release, (id.clone(), number), &line, env).await;
-        if started.is_err() {
-            self.places.remove_nest(&id)?;
+        match launch::launch(&self.places, release, (id.clone(), number), (&line, env)).await {
+            Ok((replica, child)) => {
+                self.reap(&id, child);
+                Ok(replica)
+            }
+            Err(error) => {
+                self.places.remove_nest(&id)?;
+                Err(error)
+            }
         }
-        started
-    }
-
-    async fn launch(
-        &self,
-        release: &Release,
-        (id, number): (ReplicaId, u16),
-        line: &str,
-        env: &Environment,
-    ) -> Result<Replica, RuntimeError> {
-        let (socket, port) = (self.places.socket(&id), free_port().map_err(|error| RuntimeError::at("/", error))?);
-        let path = self.places.log(&release.site, release.number);
-        let log = rotate(&path).and_then(|()| open_append(&path)).and_then(|log| Ok((log.try_clone()?, log)));
-        let (stdout, stderr) = log.map_err(|error| RuntimeError::at(&path, error))?;
-        let mut command = shell(directory(release)?, GATE);
-        command.args(["opri", line]).envs(env).env("SOCKET", &socket);
-        command.env("PORT", port.port().to_string()).env("HOST", port.ip().to_string());
-        command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).process_group(0);
-        let failed = |error: io::Error| RuntimeError::Failed { what: "start", why: error.to_string() };
-        let mut child = command.spawn().map_err(failed)?;
-
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let (pid, started) = pid
-            .and_then(|pid| Some((pid, kin::started(pid)?)))
-            .ok_or(RuntimeError::Failed { what: "start", why: "the process was gone at once".to_owned() })?;
-        let replica = Replica {
-            site: release.site.clone(),
-            release: release.number,
-            number,
-            what: What::Process { pid, started, boot: kin::boot() },
-            candidates: candidates(release.app.listen, socket, port),
-            id,
-        };
-        self.places.write_record(&replica)?;
-        let mut gate = child.stdin.take().ok_or_else(|| failed(io::Error::other("it has no input")))?;
-        self.reap(&replica.id, child);
-        gate.write_all(b"go\n").await.map_err(failed)?;
-        Ok(replica)
     }
 
     /// Reaps a child whenever it ends, and tells how it ended.
@@ -169,24 +134,25 @@ impl Process {
     }
 
     pub(super) fn running(&self) -> Result<Vec<Replica>, RuntimeError> {
-        let mut running = Vec::new();
-        for path in places::entries(&self.places.nests())? {
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let Some(replica) = record(&path) else {
-                tracing::warn!(path = %path.display(), "this record of a replica cannot be read");
-                continue;
-            };
-            let leader = leader(&replica)?;
-            if leader.is_alive() {
-                running.push(replica);
-            } else {
-                leader.signal_group(Signal::KILL, &self.places.socket(&replica.id));
-                self.places.remove_nest(&replica.id)?;
+        let (alive, dead) = self.recorded()?;
+        for replica in dead {
+            leader(&replica)?.signal_group(Signal::KILL, &self.places.socket(&replica.id));
+            self.places.remove_nest(&replica.id)?;
+        }
+        Ok(alive)
+    }
+
+    /// The replicas of all records: those whose leader lives, and the others.
+    fn recorded(&self) -> Result<(Vec<Replica>, Vec<Replica>), RuntimeError> {
+        let paths = places::entries(&self.places.nests())?.into_iter();
+        let mut replicas = Vec::new();
+        for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
+            match record(&path) {
+                Some(replica) => replicas.push(replica),
+                None => tracing::warn!(path = %path.display(), "this record of a replica cannot be read"),
             }
         }
-        Ok(running)
+        Ok(replicas.into_iter().partition(|replica| leader(replica).is_ok_and(|leader| leader.is_alive())))
     }
 
     pub(super) fn tail(&self, replica: &Replica, lines: usize) -> Result<String, RuntimeError> {
@@ -238,25 +204,13 @@ impl Process {
 
     /// The directories that running replicas were started in.
     fn in_use(&self) -> Result<Vec<PathBuf>, RuntimeError> {
-        let running = self.running()?;
-        Ok(running.iter().map(|replica| self.places.release(&replica.site, replica.release)).collect())
+        let (alive, _) = self.recorded()?;
+        Ok(alive.iter().map(|replica| self.places.release(&replica.site, replica.release)).collect())
     }
 
     fn children(&self) -> std::sync::MutexGuard<'_, HashMap<ReplicaId, watch::Receiver<Option<Exit>>>> {
         self.children.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
-
-/// A shell in a release's directory, with the bare environment.
-fn shell(folder: &Path, script: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(script).current_dir(folder).env_clear().stdin(Stdio::null());
-    for name in ["PATH", "HOME", "LANG"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command
 }
 
 fn directory(release: &Release) -> Result<&Path, RuntimeError> {
@@ -275,19 +229,6 @@ fn leader(replica: &Replica) -> Result<Leader<'_>, RuntimeError> {
 
 fn other_runtime(what: &str) -> RuntimeError {
     RuntimeError::OtherRuntime { what: what.to_owned(), runtime: "process" }
-}
-
-fn candidates(listen: Listen, socket: PathBuf, port: SocketAddr) -> Vec<Address> {
-    match listen {
-        Listen::Socket => vec![Address::Unix(socket)],
-        Listen::Port => vec![Address::Tcp(port)],
-        Listen::Auto => vec![Address::Unix(socket), Address::Tcp(port)],
-    }
-}
-
-/// A loopback port that nobody listens on now. Somebody might before the app does; then the app fails its gate.
-fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 fn record(path: &Path) -> Option<Replica> {
@@ -334,10 +275,6 @@ async fn remove_aside(folder: PathBuf) -> Result<(), RuntimeError> {
     let removal = tokio::task::spawn_blocking(move || remove_tree(aside.path())).await;
     removal.unwrap_or_else(|error| Err(RuntimeError::at(folder, io::Error::other(error))))
 }
-
-/// Waits for the word that the record is written, then becomes the app. When control dies before, the pipe closes and
-/// the app never began.
-const GATE: &str = r#"read -r go && exec sh -c "$1" </dev/null"#;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOG_EVERY: Duration = Duration::from_secs(2);

@@ -3,6 +3,7 @@
 //! The rule: the archive is a committer's word. Only directories, regular files and symbolic links come out of it, no
 //! write leaves the directory (not through a link either), and size and number are bounded.
 
+use std::error::Error;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -22,7 +23,7 @@ pub async fn unpack(mut source: ByteStream, into: &Path) -> Result<(), RuntimeEr
         let mut archive = tar::Archive::new(Chunks { receiver, chunk: Bytes::new() });
         write_all(&mut archive, &target)?;
         // To the end of the stream, which is where its maker says whether it was whole.
-        io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop).map_err(|error| error.to_string())
+        io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop).map_err(told)
     });
     let mut source_fault = None;
     while let Some(chunk) = source.next().await {
@@ -49,9 +50,9 @@ pub async fn unpack(mut source: ByteStream, into: &Path) -> Result<(), RuntimeEr
 
 fn write_all(archive: &mut tar::Archive<Chunks>, target: &Path) -> Result<(), String> {
     let (mut count, mut size) = (0_u64, 0_u64);
-    for entry in archive.entries().map_err(|error| error.to_string())? {
-        let mut entry = entry.map_err(|error| error.to_string())?;
-        let path = entry.path().map_err(|error| error.to_string())?.display().to_string();
+    for entry in archive.entries().map_err(told)? {
+        let mut entry = entry.map_err(told)?;
+        let path = entry.path().map_err(told)?.display().to_string();
         match entry.header().entry_type() {
             // The commit's id, which git puts first.
             EntryType::XGlobalHeader => continue,
@@ -66,10 +67,21 @@ fn write_all(archive: &mut tar::Archive<Chunks>, target: &Path) -> Result<(), St
         match entry.unpack_in(target) {
             Ok(true) => (),
             Ok(false) => return Err(format!("`{path}` leads out of it")),
-            Err(error) => return Err(format!("`{path}`: {error}")),
+            Err(error) => return Err(format!("`{path}`: {}", told(error))),
         }
     }
     Ok(())
+}
+
+/// An error with its causes: the archive's reader says what it did, and only its cause says "no space left".
+fn told(error: io::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// The stream for a reader on a thread of its own.
@@ -141,6 +153,12 @@ mod tests {
         for kind in [EntryType::Char, EntryType::Block, EntryType::Fifo, EntryType::Link] {
             refused(|tar| tar.append(&header(kind, b"x", b"/etc/passwd", 0), io::empty()).unwrap()).await;
         }
+        let cause = refused(|tar| {
+            tar.append(&header(EntryType::Regular, b"x", b"", 1), &b"x"[..]).unwrap();
+            tar.append(&header(EntryType::Regular, b"x/y", b"", 1), &b"x"[..]).unwrap();
+        })
+        .await;
+        assert!(cause.contains("os error"), "{cause}");
     }
 
     #[tokio::test]

@@ -15,7 +15,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
 use super::SourceError;
-use super::git::{Git, last_words};
+use super::git::Git;
+use super::step::last_words;
 use crate::control::child::Group;
 use crate::model::name::Commit;
 

@@ -1,19 +1,17 @@
-//! The one way git is started: a clean environment, arguments as a list, `--` before a URL, a process group, a deadline.
+//! What is asked of git: of a mirror, and of the repository that it mirrors.
 //!
-//! Used by `source` alone. The rule: nothing that came from outside stands where git reads options, no configuration
-//! but ours is read, and no transport is open that the repository's kind does not need.
+//! Used by `source` alone. The rule: nothing that came from outside stands where git reads options, a URL follows `--`,
+//! and no transport is open that the repository's kind does not need.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use super::SourceError;
-use crate::control::child::Group;
+use super::step::{self, Output, Step, run, succeeded};
 use crate::model::name::{BranchName, Commit, ProjectName};
 use crate::model::project::Repository;
 
@@ -28,21 +26,6 @@ pub struct Git {
 pub struct Remote<'a> {
     git: &'a Git,
     repository: &'a Repository,
-}
-
-/// One run of git.
-pub struct Step {
-    pub name: &'static str,
-    pub limit: Duration,
-    pub arguments: Vec<OsString>,
-}
-
-/// What a finished git left.
-pub struct Output {
-    pub code: Option<i32>,
-    pub stdout: Vec<u8>,
-    /// Its last words.
-    pub why: String,
 }
 
 impl Git {
@@ -66,7 +49,8 @@ impl Git {
             let format = if like.as_str().len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
             let mut arguments = words(&["init", "--quiet", "--bare", "--template=", format, "--"]);
             arguments.push(self.mirror.clone().into());
-            self.demand(Step { name: "init", limit: QUICK, arguments }).await?;
+            // Not as a step on the mirror: it makes the directory it is given.
+            succeeded(run(step::command(&self.home, &arguments), "init", QUICK).await?, "init")?;
         }
         self.tidy().map_err(|error| SourceError::Mirror { path: self.mirror.clone(), error })
     }
@@ -127,7 +111,7 @@ impl Git {
 
     /// A command on the mirror that reaches no repository but the mirror.
     pub fn command(&self, arguments: &[OsString]) -> Command {
-        let mut command = self.bare(arguments);
+        let mut command = step::command(&self.home, arguments);
         command.env("GIT_DIR", &self.mirror).env("GIT_ALLOW_PROTOCOL", "none");
         command
     }
@@ -138,23 +122,7 @@ impl Git {
     }
 
     async fn run(&self, step: Step) -> Result<Output, SourceError> {
-        // `init` makes the directory it is given; a GIT_DIR would win over it.
-        let is_init = step.name == "init";
-        let command = if is_init { self.bare(&step.arguments) } else { self.command(&step.arguments) };
-        run(command, step.name, step.limit).await
-    }
-
-    fn bare(&self, arguments: &[OsString]) -> Command {
-        let mut command = Command::new("git");
-        command.env_clear().current_dir(&self.home).stdin(Stdio::null());
-        for name in KEPT_ENVIRONMENT {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-        command.envs(ENVIRONMENT).env("HOME", &self.home).env("GIT_CEILING_DIRECTORIES", &self.home);
-        command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting])).args(arguments);
-        command
+        run(self.command(&step.arguments), step.name, step.limit).await
     }
 
     /// Undoes what a killed git may have left, and what the repository's own attributes would do to an archive.
@@ -185,7 +153,7 @@ impl Remote<'_> {
         let name = format!("refs/heads/{branch}");
         let mut arguments = words(&["ls-remote", "--quiet", "--"]);
         arguments.extend([location(self.repository), name.clone().into()]);
-        let stdout = self.ask(self.git.bare(&arguments), "ls-remote", REMOTE_QUICK).await?;
+        let stdout = self.ask(step::command(&self.git.home, &arguments), "ls-remote", REMOTE_QUICK).await?;
         // A pattern matches at the end of a ref's name too: take the very one.
         let listed = String::from_utf8_lossy(&stdout).into_owned();
         let id = listed.lines().filter_map(|line| line.split_once('\t')).find(|(_, listed)| *listed == name);
@@ -199,7 +167,7 @@ impl Remote<'_> {
             words(&["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--"]);
         let wanted = format!("+refs/heads/{branch}:{}", reference(branch));
         arguments.extend([location(self.repository), wanted.into()]);
-        let mut command = self.git.bare(&arguments);
+        let mut command = step::command(&self.git.home, &arguments);
         command.env("GIT_DIR", &self.git.mirror);
         self.ask(command, "fetch", REMOTE_SLOW).await.map(drop)
     }
@@ -228,51 +196,6 @@ impl Remote<'_> {
 /// A repository as messages name it: without the user and password a URL may carry.
 pub fn shown(repository: &Repository) -> String {
     without_credentials(&repository.location(), repository)
-}
-
-/// Reads a stream to its end but keeps only the last `keep` bytes.
-pub async fn last_words(mut stream: impl AsyncRead + Unpin, keep: usize) -> String {
-    let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
-    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..read]);
-        let surplus = kept.len().saturating_sub(keep);
-        kept.drain(..surplus);
-    }
-    let text = String::from_utf8_lossy(&kept);
-    let text = text.trim();
-    if text.is_empty() { "it gave no reason".to_owned() } else { text.lines().collect::<Vec<_>>().join("; ") }
-}
-
-async fn run(mut command: Command, step: &'static str, limit: Duration) -> Result<Output, SourceError> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut group = Group::spawn(command).map_err(SourceError::NoGit)?;
-    let (stdout, stderr) = (group.child().stdout.take(), group.child().stderr.take());
-    let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
-        return Err(SourceError::Git { step, why: "it has no output".to_owned() });
-    };
-    let work = async {
-        // A reader that stops early drops git's pipe, which ends git.
-        let reading = async move {
-            let mut kept = Vec::new();
-            match stdout.take(OUTPUT_MAX).read_to_end(&mut kept).await? as u64 {
-                OUTPUT_MAX => Err(io::Error::other("it said too much")),
-                _ => Ok(kept),
-            }
-        };
-        let (stdout, why, status) = tokio::join!(reading, last_words(stderr, 4096), group.wait());
-        Ok::<_, io::Error>(Output { stdout: stdout?, code: status?.code(), why })
-    };
-    match tokio::time::timeout(limit, work).await {
-        Ok(finished) => finished.map_err(|error| SourceError::Git { step, why: error.to_string() }),
-        Err(_) => Err(SourceError::TimedOut { step, limit }),
-    }
-}
-
-fn succeeded(output: Output, step: &'static str) -> Result<Vec<u8>, SourceError> {
-    match output.code {
-        Some(0) => Ok(output.stdout),
-        _ => Err(SourceError::Git { step, why: output.why }),
-    }
 }
 
 fn commit_of(stdout: &[u8], step: &'static str) -> Result<Commit, SourceError> {
@@ -328,35 +251,5 @@ const SLOW: Duration = Duration::from_secs(10 * 60);
 /// Over the network.
 const REMOTE_QUICK: Duration = Duration::from_secs(60);
 const REMOTE_SLOW: Duration = Duration::from_secs(15 * 60);
-/// Far above what any step but an archive says.
-const OUTPUT_MAX: u64 = 8 << 20;
-
 /// `export-ignore` and `export-subst` would leave out and rewrite files of an archive (gitattributes(5)).
 const ATTRIBUTES: &[u8] = b"* -export-ignore -export-subst\n";
-
-/// What git and ssh may know of our own environment: where programs lie and which proxy leads out.
-const KEPT_ENVIRONMENT: [&str; 6] = ["PATH", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSH_AUTH_SOCK"];
-
-const ENVIRONMENT: [(&str, &str); 9] = [
-    ("LC_ALL", "C"),
-    ("GIT_CONFIG_NOSYSTEM", "1"),
-    ("GIT_CONFIG_GLOBAL", "/dev/null"),
-    ("GIT_TERMINAL_PROMPT", "0"),
-    ("GIT_ASKPASS", "/bin/false"),
-    ("SSH_ASKPASS", "/bin/false"),
-    ("GIT_HTTP_LOW_SPEED_LIMIT", "1000"),
-    ("GIT_HTTP_LOW_SPEED_TIME", "30"),
-    ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=10"),
-];
-
-const SETTINGS: [&str; 8] = [
-    "core.hooksPath=/dev/null",
-    "core.fsmonitor=false",
-    "transfer.fsckObjects=true",
-    "protocol.version=2",
-    "protocol.ext.allow=never",
-    "http.followRedirects=initial",
-    // Only `prune` tidies up, in its turn.
-    "gc.auto=0",
-    "maintenance.auto=false",
-];

@@ -5,6 +5,7 @@
 
 mod archive;
 mod git;
+mod step;
 
 use std::collections::HashMap;
 use std::io;

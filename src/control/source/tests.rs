@@ -167,6 +167,28 @@ async fn hostile_locations_run_nothing() {
 }
 
 #[tokio::test]
+async fn a_directory_of_another_user_is_read_and_its_own_conf_runs_nothing() {
+    let world = World::new();
+    let commit = world.commit("a", "1");
+    let proof = world.dir.path().join("proof");
+    let touch = format!("touch {}", proof.display());
+    let hooks = world.dir.path().join("work/.git/hooks");
+    std::fs::create_dir_all(&hooks).unwrap();
+    std::fs::write(hooks.join("post-upload-pack"), format!("#!/bin/sh\n{touch}\n")).unwrap();
+    for key in ["uploadpack.packObjectsHook", "core.fsmonitor", "core.alternateRefsCommand", "core.sshCommand"] {
+        world.git(&["config", key, &touch]);
+    }
+    if rustix::process::geteuid().is_root() {
+        let chown = Command::new("chown").args(["-R", "12345"]).arg(world.work()).status().unwrap();
+        assert!(chown.success());
+    } else {
+        eprintln!("*** skipped: only root can give a repository to another user ***");
+    }
+    assert_eq!(world.fetch("master", None).await.unwrap(), commit);
+    assert!(!proof.exists());
+}
+
+#[tokio::test]
 async fn passwords_stay_out_of_messages() {
     let world = World::new();
     let repository = Repository::Url("https://me:hunter2@127.0.0.1:1/a/b".to_owned());

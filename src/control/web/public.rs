@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::admin::Office;
 use super::dashboard;
@@ -28,6 +28,8 @@ use crate::model::push::{Provider, Push};
 const HOOKS_AT_ONCE: usize = 32;
 /// A CI waits ten seconds at least; whoever takes longer here is stuck.
 const PATIENCE: Duration = Duration::from_secs(9);
+/// Between two looks whether Travis' key is a day old.
+const REFRESH: Duration = Duration::from_secs(3600);
 
 /// What the public socket needs.
 #[derive(Debug)]
@@ -41,6 +43,15 @@ pub struct Counter {
 impl Counter {
     pub fn new(office: Arc<Office>, hooks: Hooks, challenges: Challenges) -> Arc<Self> {
         Arc::new(Self { office, hooks, challenges, turns: Semaphore::new(HOOKS_AT_ONCE) })
+    }
+}
+
+/// Has the key at hand that hooks are judged by, before one comes.
+pub async fn keep_key(counter: Arc<Counter>) {
+    loop {
+        let conf = counter.office.workshop.conf();
+        counter.hooks.refresh(&conf.machine).await;
+        sleep(REFRESH).await;
     }
 }
 

@@ -20,10 +20,13 @@ pub struct Rate {
     pub cache_hits: f64,
 }
 
+/// What the edge had counted at one moment.
+type Sample = (Instant, Vec<SiteTraffic>);
+
 /// The samples; clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Rates {
-    samples: Arc<Mutex<VecDeque<(Instant, Vec<SiteTraffic>)>>>,
+    samples: Arc<Mutex<VecDeque<Sample>>>,
 }
 
 impl Rates {

@@ -4,7 +4,6 @@
 //! and only an answer that names an image counts as built. The classic builder holds those limits; BuildKit in old
 //! engines does not.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -43,8 +42,7 @@ impl Docker {
         let options = BuildImageOptionsBuilder::default()
             .t(&tag(&order.site, order.number, &self.state))
             .dockerfile(&order.app.dockerfile)
-            .labels(&labels::of_release(&order.site, order.number, &self.state))
-            .buildargs(&HashMap::<String, String>::from([("OPRI_COMMIT".to_owned(), order.commit.to_string())]))
+            .labels(&labels::of_image(&order.site, order.number, &self.state))
             .memory(memory)
             .memswap(memory)
             .cpuperiod(CPU_PERIOD)
@@ -55,7 +53,9 @@ impl Docker {
             .build();
         let source_fault = Arc::new(Mutex::new(None));
         let body = bollard::body_try_stream(keeping_fault(source, source_fault.clone()));
-        let mut answers = std::pin::pin!(self.client.build_image(options, None, Some(body)));
+        // The head comes once the engine has the whole archive.
+        let client = self.patient(limits.timeout);
+        let mut answers = std::pin::pin!(client.build_image(options, None, Some(body)));
         let mut image = None;
         while let Some(answer) = answers.next().await {
             let answer = match answer {

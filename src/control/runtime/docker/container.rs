@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use bollard::errors::Error as EngineError;
 use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, StopContainerOptionsBuilder,
@@ -30,7 +31,7 @@ impl Docker {
         let id = self.places.make_nest(0o777)?;
         let started = self.launch(release, &id, number, env).await;
         if started.is_err() {
-            self.places.remove_nest(&id)?;
+            self.forget_nest(&id);
         }
         started
     }
@@ -42,9 +43,11 @@ impl Docker {
         number: u16,
         env: &Environment,
     ) -> Result<Replica, RuntimeError> {
-        let mut body = self.body(release, env).await?;
+        // Ours win, and each name comes once: of two, which one holds would be for the app's C library to say.
+        let mut env = env.clone();
         let own = [("SOCKET", INNER_SOCKET), ("HOST", "0.0.0.0"), ("PORT", &release.app.port.to_string())];
-        body.env.get_or_insert_default().extend(own.map(|(name, value)| format!("{name}={value}")));
+        env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let mut body = self.body(release, &env).await?;
         body.labels = Some(labels::of_replica(release, id, number, &self.state));
         // A missing source of a mount is an error, where that of a bind would be made, by root.
         let nest = Mount {
@@ -59,10 +62,9 @@ impl Docker {
         let name = format!("opri-{}-{}-{}-{id}", site.project, branch_part(site), release.name());
         let container = self.create(&name, body).await?;
         call("start the container", CREATE_LIMIT, self.client.start_container(&container.id, None)).await?;
-        let replica = self
-            .look(&container.id)
-            .await?
-            .ok_or(RuntimeError::Failed { what: "start", why: "the container was gone at once".to_owned() })?;
+        // One that ended at once is a replica all the same: its end and its last words are still to be asked for.
+        let gone = || RuntimeError::Failed { what: "start", why: "the container was gone at once".to_owned() };
+        let (replica, _) = self.look(&container.id).await?.ok_or_else(gone)?;
         container.keep();
         Ok(replica)
     }
@@ -104,7 +106,8 @@ impl Docker {
         let id = container_id(replica)?;
         let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::default().t(seconds).build();
-        let stopping = self.client.stop_container(id, Some(options));
+        let client = self.patient(grace + STOP_MARGIN);
+        let stopping = client.stop_container(id, Some(options));
         // 304 is "not running", which the client takes for success; whatever else went wrong, a removal by force ends
         // the container and says so.
         if let Err(error) = call("stop the container", grace + STOP_MARGIN, stopping).await {
@@ -115,7 +118,15 @@ impl Docker {
             let looked = call("look at the container", LIST_LIMIT, self.client.inspect_container(id, None)).await;
             let Err(RuntimeError::Engine { status: Some(404), .. }) = looked else { return Err(error) };
         }
-        self.places.remove_nest(&replica.id)
+        self.forget_nest(&replica.id);
+        Ok(())
+    }
+
+    /// A container's user may have made what we, when not root, cannot remove: that keeps nothing from going on.
+    fn forget_nest(&self, id: &ReplicaId) {
+        if let Err(error) = self.places.remove_nest(id) {
+            tracing::warn!(%error, "the directory of a socket stays");
+        }
     }
 
     pub(in super::super) fn exited(&self, replica: &Replica) -> impl Future<Output = Exit> + Send + 'static {
@@ -133,7 +144,7 @@ impl Docker {
         let listed = call("list containers", LIST_LIMIT, self.client.list_containers(Some(options))).await?;
         let mut running = Vec::new();
         for id in listed.into_iter().filter_map(|container| container.id) {
-            running.extend(self.look(&id).await?);
+            running.extend(self.look(&id).await?.filter(|(_, is_running)| *is_running).map(|(replica, _)| replica));
         }
         Ok(running)
     }
@@ -192,46 +203,33 @@ impl Docker {
         Ok(Doomed { docker: self.clone(), id: created.id, is_kept: false })
     }
 
-    /// The replica that a container is, as long as it runs.
-    async fn look(&self, id: &str) -> Result<Option<Replica>, RuntimeError> {
+    /// The replica that a container is, and whether it runs.
+    async fn look(&self, id: &str) -> Result<Option<(Replica, bool)>, RuntimeError> {
         let looked = call("look at the container", LIST_LIMIT, self.client.inspect_container(id, None)).await;
         let container = match looked {
             Err(RuntimeError::Engine { status: Some(404), .. }) => return Ok(None),
             looked => looked?,
         };
-        if container.state.and_then(|state| state.running) != Some(true) {
-            return Ok(None);
-        }
+        let is_running = container.state.and_then(|state| state.running) == Some(true);
         let networks = container.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
         let address = networks.into_values().find_map(|network| network.ip_address.filter(|ip| !ip.is_empty()));
         let labels = container.config.and_then(|config| config.labels).unwrap_or_default();
-        Ok(labels::replica(id, &labels, address.as_deref(), &self.places))
+        let replica = labels::replica(id, &labels, address.as_deref(), &self.places);
+        Ok(replica.map(|replica| (replica, is_running)))
     }
 
     /// Waits until the engine says that the container runs no more, over its restarts and silences.
     async fn ended(&self, id: String) -> Exit {
+        let code = |code| i32::try_from(code).map_or(Exit::Unknown, Exit::Code);
         loop {
-            match call("look at the container", LIST_LIMIT, self.client.inspect_container(&id, None)).await {
-                Ok(container) => {
-                    let state = container.state.unwrap_or_default();
-                    if state.running == Some(false) {
-                        return state
-                            .exit_code
-                            .and_then(|code| i32::try_from(code).ok())
-                            .map_or(Exit::Unknown, Exit::Code);
-                    }
-                }
-                Err(RuntimeError::Engine { status: Some(404), .. }) => return Exit::Unknown,
-                Err(error) => {
-                    tracing::debug!(%error, "the engine says nothing of a container; asking again");
-                    tokio::time::sleep(ASK_AGAIN).await;
-                    continue;
-                }
-            }
-            // Whatever comes of waiting, the next look is what counts.
             let waiting = async { self.client.wait_container(&id, None).boxed().next().await };
-            if !matches!(tokio::time::timeout(WAIT_LIMIT, waiting).await, Ok(Some(Ok(_)))) {
-                tokio::time::sleep(BREATHER).await;
+            match tokio::time::timeout(WAIT_LIMIT, waiting).await {
+                Ok(Some(Ok(end))) => return code(end.status_code),
+                // How the client says a status other than 0.
+                Ok(Some(Err(EngineError::DockerContainerWaitError { code: status, .. }))) => return code(status),
+                Ok(Some(Err(EngineError::DockerResponseServerError { status_code: 404, .. }))) => return Exit::Unknown,
+                Ok(_) => tokio::time::sleep(ASK_AGAIN).await,
+                Err(_) => (),
             }
         }
     }
@@ -286,6 +284,6 @@ const MEMORY_MAX: i64 = 1 << 30;
 const TAIL_MAX: usize = 256 << 10;
 /// What the engine may need beside the grace an app has.
 const STOP_MARGIN: Duration = Duration::from_secs(20);
+/// A connection that died in silence is not waited at for ever.
 const WAIT_LIMIT: Duration = Duration::from_secs(300);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-const BREATHER: Duration = Duration::from_millis(100);

@@ -25,8 +25,15 @@ pub fn of_project(project: &ProjectName, state: &str) -> Labels {
     labels.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
-/// Of an image, and of everything that is made of it.
-pub fn of_release(site: &Site, number: u64, state: &str) -> Labels {
+/// Of an image. Each label is a step of the build, so there are only two: whose it is, and what it is, which also makes
+/// the images of two releases distinct when their files are the same.
+pub fn of_image(site: &Site, number: u64, state: &str) -> Labels {
+    let labels = [(STATE, state.to_owned()), (UPSTREAM, format!("{site}#r{number}"))];
+    labels.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// Of a container.
+fn of_release(site: &Site, number: u64, state: &str) -> Labels {
     let mut labels = of_project(&site.project, state);
     labels.insert(BRANCH.to_owned(), site.branch.to_string());
     labels.insert(RELEASE.to_owned(), number.to_string());
@@ -90,6 +97,7 @@ const STATE: &str = "openprime.state";
 const PROJECT: &str = "openprime.project";
 const BRANCH: &str = "openprime.branch";
 const RELEASE: &str = "openprime.release";
+const UPSTREAM: &str = "openprime.upstream";
 const REPLICA: &str = "openprime.replica";
 const ID: &str = "openprime.id";
 const LISTEN: &str = "openprime.listen";

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -39,7 +40,7 @@ pub async fn build(
         }
         if let Some(line) = &order.app.build {
             log.line(&format!("$ {line}"));
-            let mut command = shell(&folder, line);
+            let mut command = leashed(&folder, line);
             command.env("OPRI_PROJECT", order.site.project.as_str()).env("OPRI_BRANCH", order.site.branch.as_str());
             command.env("OPRI_COMMIT", order.commit.as_str());
             run("build", command, limit, log).await?;
@@ -54,6 +55,13 @@ pub async fn build(
     }
 }
 
+/// A shell line for `run`: should control be killed, all that the line started goes too.
+pub fn leashed(folder: &Path, line: &str) -> Command {
+    let mut command = shell(folder, LEASH);
+    command.args(["opri", line]).stdin(Stdio::piped());
+    command
+}
+
 /// Runs a command to its end, its output into the log. When this returns or is dropped, nothing of it runs any more.
 pub async fn run(
     what: &'static str,
@@ -66,6 +74,7 @@ pub async fn run(
     command.stdout(writer.try_clone().map_err(failed)?).stderr(writer);
     // The command, and with it our ends of the pipe, goes as soon as the child has its own.
     let mut group = Group::spawn(command).map_err(failed)?;
+    let _leash = group.child().stdin.take();
     let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed)?;
     let mut copying = std::pin::pin!(async {
         let mut buffer = [0; 8192];
@@ -145,11 +154,38 @@ impl Drop for Unfinished {
     }
 }
 
+/// Nobody writes into the pipe that stands at the input: it ends with the control that holds it, and then its reader ends
+/// the group. The reader is nobody's child, so that the line does not wait for it.
+const LEASH: &str = r#"exec 3<&0; ( (read -r never <&3; kill -9 -$$) & ); exec sh -c "$1" </dev/null 3<&-"#;
+
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_build_ends_with_the_control_that_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = leashed(dir.path(), "sleep 1000 & echo $! >child; wait; wait");
+        let mut leader = command.process_group(0).spawn().unwrap();
+        let child = dir.path().join("child");
+        let looking = async {
+            loop {
+                let read = std::fs::read_to_string(&child).unwrap_or_default();
+                match read.trim().parse::<i32>() {
+                    Ok(pid) if read.ends_with('\n') => return pid,
+                    _ => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        let pid = tokio::time::timeout(Duration::from_secs(10), looking).await.unwrap();
+        let handle = crate::control::child::Handle::open(rustix::process::Pid::from_raw(pid).unwrap()).unwrap();
+        assert_eq!(leader.try_wait().unwrap(), None);
+        drop(leader.stdin.take());
+        tokio::time::timeout(Duration::from_secs(10), leader.wait()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), handle.ended()).await.unwrap().unwrap();
+    }
 
     #[test]
     fn a_procfile_says_what_to_start() {

@@ -1,8 +1,8 @@
 //! An app's processes, recognised without a doubt: the leader by number, start time and boot, its group by the leader.
 //!
-//! Used by the process runtime. The rule: numbers are used again, so every signal goes through a handle that was
-//! checked after it was opened; where the leader is gone, only a process that carries the replica's own socket in its
-//! environment belongs to it.
+//! Used by the process runtime. The rule: numbers are used again, so a group is signalled only while its leader was just
+//! seen alive. Where the leader is gone, only a process that carries the replica's own socket in its environment belongs
+//! to it, and is signalled through a handle that was checked after it was opened.
 
 use std::io;
 use std::path::Path;
@@ -38,7 +38,14 @@ impl Leader<'_> {
     /// is no more.
     pub fn signal_group(&self, signal: Signal, socket: &Path) -> usize {
         let members = self.members(socket);
-        members.iter().filter(|member| member.signal(signal).is_ok()).count()
+        if let (Ok(Some(_)), Some(pid)) = (self.handle(), Pid::from_raw(self.pid)) {
+            // At once for all: one by one would miss a process that is forked meanwhile. All numbers there are would
+            // have to be given out since the line above for this to meet somebody else.
+            let _ = rustix::process::kill_process_group(pid, signal);
+        } else {
+            members.iter().for_each(|member| drop(member.signal(signal)));
+        }
+        members.len()
     }
 
     /// How many of the group live.

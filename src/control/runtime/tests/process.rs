@@ -36,7 +36,7 @@ async fn an_app_is_built_started_watched_and_stopped() {
         assert!(said.lines().any(|said| said == line), "{line} in {said}");
     }
     assert!(!said.contains("CARGO"), "the environment of control leaks: {said}");
-    assert_eq!(world.runtime.running().await.unwrap(), [replica.clone()]);
+    assert_eq!(world.runtime.running().await.unwrap(), std::slice::from_ref(&replica));
 
     let mut exited = world.runtime.exited(&replica);
     assert!(timeout(Duration::from_millis(50), &mut exited).await.is_err());
@@ -55,7 +55,7 @@ async fn a_new_control_adopts_what_the_old_one_started() {
     let stored: Replica = serde_json::from_slice(&serde_json::to_vec(&replica).unwrap()).unwrap();
 
     let next = Runtime::Process(Process::new(world.places()));
-    assert_eq!(next.running().await.unwrap(), [stored.clone()]);
+    assert_eq!(next.running().await.unwrap(), std::slice::from_ref(&stored));
     assert!(matches!(next.discard(&release.artifact).await, Err(RuntimeError::InUse(_))));
     let exited = next.exited(&stored);
     soon(next.stop(&stored, Duration::from_secs(10))).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_new_control_adopts_what_the_old_one_started() {
 #[tokio::test]
 async fn an_exit_is_told_with_its_status() {
     let world = world();
-    let release = world.build(run("echo last words; exit 3"), &[]).await.unwrap();
+    let release = world.build(run("./app"), &[("app!", b"#!/bin/sh\necho last words; exit 3\n")]).await.unwrap();
     let replica = world.runtime.start(&release, 0, &env(&[])).await.unwrap();
     assert_eq!(soon(world.runtime.exited(&replica)).await, Exit::Code(3));
     assert_eq!(world.runtime.tail(&replica, 5).await.unwrap(), "last words\n");

@@ -1,0 +1,113 @@
+//! What to do with one request: refuse it, send it elsewhere, answer it from the cache, or fetch it from an app.
+//!
+//! Called by `gateway`. The rule: the routes are looked at once, and what was found then holds to the request's end;
+//! only when the upstream found is draining by the time it is claimed are they looked at again.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use super::cache::{self, CacheStatus, Fill, Hit};
+use super::failure::Failure;
+use super::request::Asked;
+use super::routing::{Answerer, Entry};
+use super::shared::State;
+use super::upstream::{Claim, Upstream};
+use super::visit::Visit;
+
+/// Each look finds an upstream newer than the one that was draining; nobody deploys this fast.
+const LOOKS: usize = 8;
+/// Where HTTP-01 challenges are asked for: by plain HTTP, whatever the site prefers (RFC 8555 section 8.3).
+const CHALLENGES: &str = "/.well-known/acme-challenge/";
+
+/// The answer, with the route it was found by.
+#[derive(Debug)]
+pub struct Answer {
+    pub entry: Option<Arc<Entry>>,
+    pub what: What,
+}
+
+#[derive(Debug)]
+pub enum What {
+    Refuse(Failure),
+    /// 308 to this location.
+    Redirect(String),
+    Stored(Hit),
+    Fetch(Fetch),
+}
+
+/// A request on its way to an app.
+#[derive(Debug)]
+pub struct Fetch {
+    pub claim: Claim,
+    pub status: CacheStatus,
+    /// Present when the response may be stored.
+    pub fill: Option<Fill>,
+}
+
+/// Decides.
+pub fn decide(state: &State, visit: &Visit, asked: &Asked, headers: &HeaderMap) -> Answer {
+    let refuse = |entry, failure| Answer { entry, what: What::Refuse(failure) };
+    if visit.secure.as_ref().is_some_and(|certified| !certified.covers(&asked.host)) {
+        return refuse(None, Failure::Misdirected);
+    }
+    for _ in 0..LOOKS {
+        let table = state.table.load();
+        let Some(entry) = table.routes.lookup(&asked.host, &asked.path).cloned() else {
+            return refuse(None, Failure::UnknownHost);
+        };
+        drop(table);
+        if let Some(location) = https_location(state, &entry, visit, asked) {
+            return Answer { entry: Some(entry), what: What::Redirect(location) };
+        }
+        let what = match &entry.to {
+            Answerer::Redirect(host) => Some(What::Redirect(elsewhere(host.in_url(), asked))),
+            Answerer::Absent => Some(What::Refuse(Failure::Absent)),
+            Answerer::Upstream(upstream) => from_upstream(state, &entry, upstream, asked, headers),
+        };
+        if let Some(what) = what {
+            return Answer { entry: Some(entry), what };
+        }
+    }
+    refuse(None, Failure::Absent)
+}
+
+/// From the cache, or by a claim; `None` when the upstream drains.
+fn from_upstream(
+    state: &State,
+    entry: &Entry,
+    upstream: &Arc<Upstream>,
+    asked: &Asked,
+    headers: &HeaderMap,
+) -> Option<What> {
+    let (status, fill) = match cache::look(&state.cache, entry, &upstream.id, asked, headers) {
+        cache::Look::Hit(hit) => return Some(What::Stored(hit)),
+        cache::Look::Miss(status, fill) => (status, fill),
+    };
+    if !upstream.has_replicas() {
+        return Some(What::Refuse(Failure::Absent));
+    }
+    Some(What::Fetch(Fetch { claim: upstream.claim()?, status, fill }))
+}
+
+fn https_location(state: &State, entry: &Entry, visit: &Visit, asked: &Asked) -> Option<String> {
+    let is_wanted = entry.https_only && entry.site.is_some() && visit.secure.is_none();
+    if !is_wanted || asked.path.starts_with(CHALLENGES) {
+        return None;
+    }
+    // Without an HTTPS listener the redirect would lead nowhere.
+    let port = match state.listeners.load().https.first()?.port() {
+        443 => String::new(),
+        port => format!(":{port}"),
+    };
+    Some(format!("https://{}{port}{}", asked.host.in_url(), location_path(asked)))
+}
+
+fn elsewhere(host: String, asked: &Asked) -> String {
+    format!("{}://{host}{}{}", asked.scheme, asked.port(), location_path(asked))
+}
+
+/// The target as it can stand in a Location: `OPTIONS *` has no path.
+fn location_path(asked: &Asked) -> &str {
+    if asked.target.starts_with('/') { &asked.target } else { "/" }
+}

@@ -1,0 +1,30 @@
+//! What a stored response is found by.
+//!
+//! Made by `cache` for each request that may be answered from it. The rule: the key begins with site and upstream, so
+//! that no project can see another's responses and no release an older one's.
+
+use crate::edge::request::Asked;
+use crate::model::name::Site;
+use crate::model::route::UpstreamId;
+
+/// Site, upstream, scheme, host and target, separated by NUL, which none of them can contain.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key(Box<str>);
+
+impl Key {
+    pub fn new(site: &Site, upstream: &UpstreamId, asked: &Asked) -> Self {
+        let parts = [site.project.as_str(), &upstream.0, asked.scheme, asked.host.as_str(), &asked.target];
+        Self(parts.join("\0").into_boxed_str())
+    }
+
+    /// Project, upstream, scheme, host and target.
+    pub fn parts(&self) -> [&str; 5] {
+        let mut parts = self.0.splitn(5, '\0');
+        std::array::from_fn(|_| parts.next().unwrap_or_default())
+    }
+
+    /// Bytes it takes.
+    pub fn weight(&self) -> usize {
+        self.0.len()
+    }
+}

@@ -1,0 +1,168 @@
+//! Stored responses in memory, bounded by their bytes.
+//!
+//! Called by `cache`. The rule: once a purge has returned, nothing that was stored before it, or was on its way then,
+//! can be found.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache as QuickCache;
+
+use super::key::Key;
+use super::policy::Freshness;
+
+/// Entries that room is made for at the start.
+const ENTRIES: usize = 1024;
+/// Codings of one URL that are kept at once.
+const VARIANTS_MAX: usize = 8;
+/// Counts of removed URLs.
+const SHARDS: usize = 64;
+/// What an entry takes beside its key, fields and body, in bytes; about.
+const OVERHEAD: usize = 512;
+
+/// One stored response.
+#[derive(Debug)]
+pub struct Stored {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// The Accept-Encoding it answers, when it depends on that.
+    pub encoding: Option<String>,
+    pub freshness: Freshness,
+    pub since: Instant,
+}
+
+impl Stored {
+    pub fn age(&self) -> Duration {
+        self.freshness.age + self.since.elapsed()
+    }
+
+    /// How long it stays fresh; `None` when it is stale.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.freshness.lifetime.checked_sub(self.age()).filter(|left| !left.is_zero())
+    }
+
+    fn answers(&self, encoding: &str) -> bool {
+        self.encoding.as_deref().is_none_or(|own| own == encoding)
+    }
+
+    fn weight(&self) -> usize {
+        let fields = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+        OVERHEAD + self.body.len() + fields.sum::<usize>()
+    }
+}
+
+/// The codings of one URL.
+type Variants = Arc<[Arc<Stored>]>;
+
+#[derive(Debug)]
+pub struct Memory {
+    entries: QuickCache<Key, Variants, ByBytes>,
+    /// Held while storing, so that a purge knows that nothing is half stored.
+    epochs: RwLock<Epochs>,
+}
+
+/// Counts what was made unreachable: everything at once, and single URLs, many sharing one count.
+#[derive(Debug)]
+struct Epochs {
+    purges: u64,
+    removals: [u64; SHARDS],
+}
+
+/// When a response was asked for, in the cache's own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch {
+    purges: u64,
+    removals: u64,
+}
+
+impl Epochs {
+    fn of(&self, key: &Key) -> Epoch {
+        Epoch { purges: self.purges, removals: self.removals[shard(key)] }
+    }
+}
+
+impl Memory {
+    pub fn new(bytes: u64) -> Self {
+        let epochs = RwLock::new(Epochs { purges: 0, removals: [0; SHARDS] });
+        Self { entries: QuickCache::with_weighter(ENTRIES, bytes, ByBytes), epochs }
+    }
+
+    pub fn find(&self, key: &Key, encoding: &str) -> Option<Arc<Stored>> {
+        self.entries.get(key)?.iter().find(|stored| stored.answers(encoding)).cloned()
+    }
+
+    /// To be taken before a response is asked for, and given to `store`.
+    pub fn epoch(&self, key: &Key) -> Epoch {
+        self.epochs.read().unwrap_or_else(PoisonError::into_inner).of(key)
+    }
+
+    /// Stores a response, unless it was purged since it was asked for.
+    pub fn store(&self, key: Key, stored: Stored, asked: Epoch) {
+        let now = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
+        if now.of(&key) != asked {
+            return;
+        }
+        let before = self.entries.peek(&key);
+        let others = before
+            .iter()
+            .flat_map(|variants| variants.iter())
+            .filter(|other| stored.encoding.is_some() && other.encoding.is_some() && other.encoding != stored.encoding);
+        let others: Vec<_> = others.cloned().take(VARIANTS_MAX - 1).collect();
+        let variants = std::iter::once(Arc::new(stored)).chain(others).collect();
+        self.entries.insert(key, variants);
+    }
+
+    /// Removes one URL.
+    pub fn remove(&self, key: &Key) {
+        self.forbid_running(|epochs| epochs.removals[shard(key)] += 1);
+        self.entries.remove(key);
+    }
+
+    /// Removes what matches; how many responses.
+    pub fn purge(&self, matches: impl Fn(&Key) -> bool) -> u64 {
+        self.forbid_running(|epochs| epochs.purges += 1);
+        let removed = AtomicU64::new(0);
+        self.entries.retain(|key, variants| {
+            let is_match = matches(key);
+            if is_match {
+                removed.fetch_add(variants.len() as u64, Ordering::Relaxed);
+            }
+            !is_match
+        });
+        removed.into_inner()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.entries.weight()
+    }
+
+    pub fn resize(&self, bytes: u64) {
+        self.entries.set_capacity(bytes);
+    }
+
+    /// After this, whoever asked before cannot store any more, and whoever was storing has finished.
+    fn forbid_running(&self, step: impl FnOnce(&mut Epochs)) {
+        step(&mut self.epochs.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+fn shard(key: &Key) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish() as usize % SHARDS
+}
+
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl Weighter<Key, Variants> for ByBytes {
+    fn weight(&self, key: &Key, variants: &Variants) -> u64 {
+        (key.weight() + variants.iter().map(|stored| stored.weight()).sum::<usize>()) as u64
+    }
+}

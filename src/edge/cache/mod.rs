@@ -1,0 +1,244 @@
+//! The cache: one for every way to an app.
+//!
+//! `answer` looks, `gateway` fills, `control_link` purges. What may be stored is decided in `policy`, where it is found
+//! in `key`. The rule: a response is stored when its body has come whole, never before.
+
+mod key;
+mod memory;
+pub mod policy;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+
+use crate::link::{Purge, PurgeScope};
+use crate::model::cache::CacheVerdict;
+use crate::model::route::UpstreamId;
+
+use super::request::Asked;
+use super::routing::Entry;
+use key::Key;
+pub use memory::Stored;
+use memory::{Epoch, Memory};
+use policy::{Vary, Wish};
+
+/// What is said to the client in `Cache-Status` (RFC 9211), and counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheStatus {
+    Hit {
+        ttl: Duration,
+    },
+    /// Asked for at the app, for this reason.
+    Forward {
+        reason: &'static str,
+        is_stored: bool,
+    },
+}
+
+impl CacheStatus {
+    /// The name it is counted under.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheStatus::Hit { .. } => "hit",
+            CacheStatus::Forward { reason, .. } => reason,
+        }
+    }
+
+    pub fn field(self) -> String {
+        match self {
+            CacheStatus::Hit { ttl } => format!("opri; hit; ttl={}", ttl.as_secs()),
+            CacheStatus::Forward { reason, is_stored: true } => format!("opri; fwd={reason}; stored"),
+            CacheStatus::Forward { reason, is_stored: false } => format!("opri; fwd={reason}"),
+        }
+    }
+}
+
+/// A stored response that answers a request.
+#[derive(Debug)]
+pub struct Hit {
+    pub stored: Arc<Stored>,
+    pub ttl: Duration,
+}
+
+#[derive(Debug)]
+pub enum Look {
+    Hit(Hit),
+    Miss(CacheStatus, Option<Fill>),
+}
+
+#[derive(Debug)]
+pub struct Cache(Memory);
+
+impl Cache {
+    /// A cache of at most so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self(Memory::new(bytes))
+    }
+
+    pub fn resize(&self, bytes: u64) {
+        self.0.resize(bytes);
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes()
+    }
+
+    /// Makes responses unreachable for every request that starts later; how many were removed.
+    pub fn purge(&self, purge: &Purge) -> u64 {
+        self.0.purge(|key| {
+            let [project, _, _, host, target] = key.parts();
+            project == purge.project.as_str() && is_in_scope(&purge.scope, host, target)
+        })
+    }
+
+    /// Gives back the room of an upstream that is not routed any more.
+    pub fn forget(&self, upstream: &UpstreamId) {
+        self.0.purge(|key| key.parts()[1] == upstream.0);
+    }
+}
+
+/// Looks for a stored response, or says what is to become of the one that the app will give.
+pub fn look(cache: &Cache, entry: &Entry, upstream: &UpstreamId, asked: &Asked, headers: &HeaderMap) -> Look {
+    let forward = |reason| CacheStatus::Forward { reason, is_stored: false };
+    let Some(site) = entry.site.as_ref().filter(|_| entry.cache.enabled) else {
+        return Look::Miss(forward("bypass"), None);
+    };
+    let rule = entry.cache.rule(&asked.path);
+    let key = || Key::new(site, upstream, asked);
+    let fill = |key: Key| Fill::new(cache, entry, key, encoding(headers), rule.cloned());
+    match policy::wish(&asked.method, headers, rule) {
+        Wish::Bypass("method") => {
+            // Kept so that a successful write can make the stored page unreachable.
+            Look::Miss(forward("method"), (!asked.method.is_safe()).then(|| fill(key()).invalidating()))
+        }
+        Wish::Bypass(reason) => Look::Miss(forward(reason), None),
+        Wish::Fresh { may_store } => Look::Miss(forward("request"), may_store.then(|| fill(key()))),
+        Wish::Stored { max_age, may_store } => {
+            let key = key();
+            let stored = cache.0.find(&key, &encoding(headers));
+            let reason = match stored.map(|stored| (stored.time_left(), stored)) {
+                Some((Some(ttl), stored)) if stored.age() <= max_age => return Look::Hit(Hit { stored, ttl }),
+                Some((Some(_), _)) => "request",
+                Some((None, _)) => "stale",
+                None => "miss",
+            };
+            Look::Miss(forward(reason), may_store.then(|| fill(key)))
+        }
+    }
+}
+
+/// A response on its way into the cache.
+#[derive(Debug)]
+pub struct Fill {
+    key: Key,
+    encoding: String,
+    rule: Option<CacheVerdict>,
+    object_max: u64,
+    asked: Epoch,
+    invalidates: bool,
+    head: Option<(Stored, Option<u64>)>,
+    body: BytesMut,
+}
+
+impl Fill {
+    fn new(cache: &Cache, entry: &Entry, key: Key, encoding: String, rule: Option<CacheVerdict>) -> Self {
+        let (object_max, asked) = (entry.cache.object_max, cache.0.epoch(&key));
+        Self { key, encoding, rule, object_max, asked, invalidates: false, head: None, body: BytesMut::new() }
+    }
+
+    fn invalidating(self) -> Self {
+        Self { invalidates: true, ..self }
+    }
+
+    /// Judges the head of the response; whether it is going to be stored. `machine_max` bounds it as well, in bytes.
+    pub fn begin(&mut self, cache: &Cache, status: StatusCode, headers: &HeaderMap, machine_max: u64) -> bool {
+        if self.invalidates {
+            // RFC 9111 section 4.4: after a write that did not fail, what was stored is not what is there.
+            if status.is_success() || status.is_redirection() {
+                cache.0.remove(&self.key);
+            }
+            return false;
+        }
+        self.object_max = self.object_max.min(machine_max);
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let freshness = policy::freshness(status, headers, self.rule.as_ref(), SystemTime::now());
+        let Some(freshness) = freshness.filter(|_| length.unwrap_or(0) <= self.object_max) else { return false };
+        let encoding = (policy::vary(headers) == Vary::AcceptEncoding).then(|| std::mem::take(&mut self.encoding));
+        let headers = kept(headers);
+        let since = Instant::now();
+        self.head = Some((Stored { status, headers, body: Bytes::new(), encoding, freshness, since }, length));
+        true
+    }
+
+    /// Takes a part of the body; with the last one the response is stored.
+    pub fn add(&mut self, cache: &Cache, part: Option<&Bytes>, is_end: bool) {
+        if self.head.is_none() {
+            return;
+        }
+        if let Some(part) = part {
+            self.body.extend_from_slice(part);
+        }
+        if self.body.len() as u64 > self.object_max {
+            self.head = None;
+            self.body = BytesMut::new();
+        } else if is_end && let Some((head, length)) = self.head.take() {
+            let body = std::mem::take(&mut self.body).freeze();
+            if length.is_none_or(|length| length == body.len() as u64) {
+                cache.0.store(self.key.clone(), Stored { body, ..head }, self.asked);
+            }
+        }
+    }
+}
+
+/// What belongs to the response and not to the connection it came over (RFC 9111 section 3.1).
+fn kept(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = headers.clone();
+    for nominated in headers.get_all(header::CONNECTION) {
+        for name in nominated.to_str().unwrap_or_default().split(',') {
+            kept.remove(name.trim());
+        }
+    }
+    for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "te", "trailer", "upgrade", "age"]
+    {
+        kept.remove(name);
+    }
+    kept
+}
+
+/// The request's Accept-Encoding, so that two ways to write the same are one.
+fn encoding(headers: &HeaderMap) -> String {
+    let values = headers.get_all(header::ACCEPT_ENCODING).into_iter();
+    let joined = values.map(|value| value.to_str().unwrap_or_default()).collect::<Vec<_>>().join(",");
+    joined.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+fn is_in_scope(scope: &PurgeScope, host: &str, target: &str) -> bool {
+    match scope {
+        PurgeScope::All => true,
+        PurgeScope::Prefix(prefix) => target.starts_with(prefix.as_str()),
+        PurgeScope::Url(url) => match url.split_once("://") {
+            None => target == url,
+            Some((_, rest)) => {
+                let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+                let is_host =
+                    crate::model::host::HostName::from_authority(authority).is_ok_and(|own| own.as_str() == host);
+                is_host && (target == path || (path.is_empty() && target == "/"))
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_purged_by_path_or_whole() {
+        let is_in = |url: &str| is_in_scope(&PurgeScope::Url(url.to_owned()), "a.test", "/x?y");
+        assert!(is_in("/x?y") && is_in("http://A.test:8080/x?y") && is_in("https://a.test/x?y"));
+        assert!(!is_in("/x") && !is_in("http://b.test/x?y") && !is_in("/x?y=1"));
+        assert!(is_in_scope(&PurgeScope::Url("https://a.test".to_owned()), "a.test", "/"));
+    }
+}

@@ -1,0 +1,245 @@
+//! The edge's end of the link: does what control says, and reports.
+//!
+//! The one owner of everything that can change: sockets, tables, drains. Run by `mod.rs`. The rule: the newest control is
+//! obeyed, and without any the edge goes on with what holds.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::link::{self, Down, Generation, Message, Purge, Receiver, Sender, SiteTraffic, Up};
+use crate::model::route::UpstreamId;
+use crate::model::snapshot::{Certificates, Section, SectionKind, Snapshot};
+
+use super::EdgeError;
+use super::listen::Sockets;
+use super::routing::Table;
+use super::shared::Shared;
+use super::upstream::Upstream;
+
+/// A control that does not take a report within this is taken for dead.
+const REPORT: Duration = Duration::from_secs(5);
+const TRAFFIC: Duration = Duration::from_secs(1);
+
+pub struct ControlLink {
+    shared: Arc<Shared>,
+    pub sockets: Sockets,
+    snapshot: Snapshot,
+    kept: watch::Sender<Snapshot>,
+    generation: Generation,
+    drains: JoinSet<(Arc<Upstream>, u64)>,
+    draining: Vec<Arc<Upstream>>,
+    control: Option<(Sender, Receiver)>,
+    said: Vec<SiteTraffic>,
+}
+
+impl ControlLink {
+    /// Makes the snapshot hold. Its listeners are bound when `binds`; faults of the other parts are said and passed over.
+    pub async fn start(
+        shared: Arc<Shared>,
+        snapshot: Snapshot,
+        binds: bool,
+        kept: watch::Sender<Snapshot>,
+    ) -> Result<Self, EdgeError> {
+        let mut link = Self {
+            sockets: Sockets::new(shared.clone()),
+            shared,
+            snapshot: Snapshot::default(),
+            kept,
+            generation: 0,
+            drains: JoinSet::new(),
+            draining: Vec::new(),
+            control: None,
+            said: Vec::new(),
+        };
+        let is_known = snapshot != Snapshot::default();
+        let Snapshot { settings, listeners, certificates, routing } = snapshot;
+        let mut sections = vec![Section::Settings(settings), Section::Certificates(certificates)];
+        sections.extend(is_known.then_some(Section::Routing(routing)));
+        for section in sections {
+            let kind = section.kind();
+            if let Err(fault) = link.apply(section, Vec::new()).await {
+                tracing::error!(?kind, fault, "a part of the last snapshot does not hold");
+            }
+        }
+        if binds {
+            link.sockets.apply(&listeners, None)?;
+            link.shared.listeners.store(Arc::new(listeners.clone()));
+            link.snapshot.listeners = listeners;
+        }
+        Ok(link)
+    }
+
+    /// Obeys until control says stop; how long requests may take then.
+    pub async fn run(&mut self, listener: &UnixListener) -> Duration {
+        let mut tick = interval(TRAFFIC);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.greet(stream).await,
+                    Err(error) => {
+                        tracing::error!(%error, "control cannot connect");
+                        tokio::time::sleep(TRAFFIC).await;
+                    }
+                },
+                message = next(&mut self.control) => match message {
+                    Some(Message { message: Down::Stop { within }, .. }) => return within,
+                    Some(message) => self.obey(message).await,
+                    None => self.control = None,
+                },
+                Some(drained) = self.drains.join_next(), if !self.drains.is_empty() => match drained {
+                    Ok((upstream, cut)) => self.drained(&upstream, cut).await,
+                    Err(error) => tracing::error!(%error, "a drain broke off"),
+                },
+                _ = tick.tick(), if self.control.is_some() => self.tell_traffic().await,
+            }
+        }
+    }
+
+    async fn greet(&mut self, stream: UnixStream) {
+        self.control = Some(link::split(stream));
+        self.said = Vec::new();
+        self.report(Up::Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            generation: self.generation,
+            listeners: self.sockets.listeners(),
+        })
+        .await;
+        self.tell_draining().await;
+    }
+
+    async fn obey(&mut self, message: Message<Down>) {
+        match message.message {
+            Down::Section { generation, section } => {
+                let kind = section.kind();
+                let fault = self.apply(section, message.descriptors).await.err();
+                self.generation = self.generation.max(generation);
+                self.report(Up::Applied { generation, kind, fault }).await;
+                self.follow(kind).await;
+            }
+            Down::Purge { token, purge } => {
+                let removed = self.purge(purge).await;
+                self.report(Up::Purged { token, removed }).await;
+            }
+            Down::Stop { .. } | Down::Unknown => {}
+        }
+    }
+
+    /// Makes a section hold for every request that starts later.
+    async fn apply(&mut self, section: Section, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        let shared = &self.shared;
+        let fault = match &section {
+            Section::Settings(settings) => {
+                shared.settings.store(Arc::new(settings.clone()));
+                shared.cache.resize(settings.cache.memory);
+                None
+            }
+            Section::Listeners(listeners) => {
+                self.sockets.apply(listeners, Some(descriptors)).map_err(|error| error.to_string())?;
+                shared.listeners.store(Arc::new(listeners.clone()));
+                None
+            }
+            Section::Certificates(certificates) => self.certify(certificates.clone()).await?,
+            Section::Routing(routing) => {
+                let before = shared.table.load_full();
+                let table = Table::compile(routing, &before, &shared.metrics).map_err(|error| error.to_string())?;
+                let gone = table.gone(&before);
+                shared.table.store(Arc::new(table));
+                for routed in gone {
+                    self.draining.push(routed.upstream.clone());
+                    self.drains.spawn(async move {
+                        let cut = routed.upstream.drain(routed.drain).await;
+                        (routed.upstream, cut)
+                    });
+                }
+                None
+            }
+        };
+        self.snapshot.put(section);
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// What comes after a section was answered for: nobody waits for it.
+    async fn follow(&mut self, kind: SectionKind) {
+        self.kept.send_replace(self.snapshot.clone());
+        if kind == SectionKind::Routing {
+            self.tell_draining().await;
+        }
+    }
+
+    /// Reads the certificates; the faults of those that are not taken.
+    async fn certify(&self, section: Certificates) -> Result<Option<String>, String> {
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let (table, faults) = shared.tls.table(&section.certificates, &shared.certificates.load());
+            shared.certificates.store(Arc::new(table));
+            faults
+        });
+        let faults = read.await.map_err(|error| error.to_string())?;
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        Ok((!faults.is_empty()).then(|| faults.join("; ")))
+    }
+
+    async fn purge(&self, purge: Purge) -> u64 {
+        let shared = self.shared.clone();
+        let purged = tokio::task::spawn_blocking(move || shared.cache.purge(&purge)).await;
+        purged.inspect_err(|error| tracing::error!(%error, "a purge broke off")).unwrap_or_default()
+    }
+
+    async fn drained(&mut self, upstream: &Arc<Upstream>, cut: u64) {
+        self.draining.retain(|other| !Arc::ptr_eq(other, upstream));
+        // The same release may have been routed anew meanwhile: then it is not to be stopped.
+        if !self.is_routed(&upstream.id) {
+            self.shared.cache.forget(&upstream.id);
+            self.report(Up::Drained { upstream: upstream.id.clone(), cut }).await;
+        }
+        self.tell_draining().await;
+    }
+
+    fn is_routed(&self, id: &UpstreamId) -> bool {
+        self.shared.table.load().upstreams.contains_key(id)
+    }
+
+    async fn tell_draining(&mut self) {
+        let ids = self.draining.iter().map(|upstream| upstream.id.clone());
+        let upstreams = ids.filter(|id| !self.is_routed(id)).collect();
+        self.report(Up::Draining { upstreams }).await;
+    }
+
+    async fn tell_traffic(&mut self) {
+        let traffic = self.shared.metrics.traffic();
+        if traffic != self.said {
+            self.said.clone_from(&traffic);
+            self.report(Up::Traffic { sites: traffic }).await;
+        }
+    }
+
+    async fn report(&mut self, report: Up) {
+        let Some((sender, _)) = &mut self.control else { return };
+        match timeout(REPORT, sender.send(&report, &[])).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => self.control = None,
+        }
+    }
+}
+
+/// The next message of the control that is obeyed; `None` when it left. Waits for ever when there is none.
+async fn next(control: &mut Option<(Sender, Receiver)>) -> Option<Message<Down>> {
+    match control {
+        None => std::future::pending().await,
+        Some((_, receiver)) => match receiver.receive().await {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(%error, "the link to control broke; going on alone");
+                None
+            }
+        },
+    }
+}

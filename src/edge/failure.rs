@@ -1,0 +1,178 @@
+//! What can go wrong for a visitor: the only place that turns a failure into a status and a page.
+//!
+//! `answer`, `gateway` and `http1` name a `Failure`; nothing else in the edge picks a status of its own. The pages say
+//! what happened in words a visitor understands, and never anything about the machine behind.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use pingora::{Error, ErrorSource, ErrorType};
+
+/// How long a visitor is asked to wait before trying again, in seconds.
+pub const RETRY_AFTER: &str = "5";
+
+/// Why a request gets no answer from an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The head breaks the rules of HTTP.
+    Malformed,
+    /// No Host, more than one, or one that is no host.
+    BadHost,
+    /// No route knows the host.
+    UnknownHost,
+    /// The head was not whole within its time.
+    HeadTimeout,
+    BodyTooLarge,
+    HeadTooLarge,
+    /// The host is not one that the connection's certificate stands for.
+    Misdirected,
+    /// CONNECT and TRACE.
+    Method,
+    /// Known, with nothing running, or nobody listens where it should.
+    Absent,
+    /// The app broke off, or answered with something that is not HTTP.
+    Broken,
+    /// The app did not answer in time.
+    Slow,
+}
+
+impl Failure {
+    pub fn status(self) -> StatusCode {
+        match self {
+            Failure::Malformed | Failure::BadHost => StatusCode::BAD_REQUEST,
+            Failure::UnknownHost => StatusCode::NOT_FOUND,
+            Failure::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Failure::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Failure::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Failure::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Failure::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Failure::Absent => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::Broken => StatusCode::BAD_GATEWAY,
+            Failure::Slow => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The name under which it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Failure::Malformed => "malformed",
+            Failure::BadHost => "bad_host",
+            Failure::UnknownHost => "unknown_host",
+            Failure::HeadTimeout => "header_timeout",
+            Failure::BodyTooLarge => "body_max",
+            Failure::HeadTooLarge => "header_bytes",
+            Failure::Misdirected => "misdirected",
+            Failure::Method => "method",
+            Failure::Absent => "absent",
+            Failure::Broken => "upstream_broken",
+            Failure::Slow => "upstream_timeout",
+        }
+    }
+
+    /// Whether what follows on the connection cannot be trusted to be the next request.
+    pub fn closes(self) -> bool {
+        matches!(
+            self,
+            Failure::Malformed | Failure::HeadTimeout | Failure::BodyTooLarge | Failure::HeadTooLarge | Failure::Method
+        )
+    }
+
+    fn explanation(self) -> &'static str {
+        match self {
+            Failure::Malformed => "The request could not be understood.",
+            Failure::BadHost => "The request does not say which site it is for.",
+            Failure::UnknownHost => "There is no site with this name here.",
+            Failure::HeadTimeout => "The request took too long to arrive.",
+            Failure::BodyTooLarge => "What was sent is larger than this site takes.",
+            Failure::HeadTooLarge => "The header of the request is larger than this server takes.",
+            Failure::Misdirected => "This connection was made for another site.",
+            Failure::Method => "This server does not take requests of this kind.",
+            Failure::Absent => "This site is not running at the moment. Please try again soon.",
+            Failure::Broken => "This site broke off before it had answered. Please try again.",
+            Failure::Slow => "This site did not answer in time. Please try again.",
+        }
+    }
+}
+
+/// What pingora's errors mean for the visitor; `None` when the visitor is gone and nobody is left to tell.
+pub fn of_proxy(error: &Error) -> Option<Failure> {
+    use ErrorType::{ConnectRefused, ConnectTimedout, ReadTimedout, WriteTimedout};
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => Some(Failure::Malformed),
+        (ErrorSource::Downstream, _) => None,
+        (_, ConnectRefused) => Some(Failure::Absent),
+        (_, ErrorType::ConnectError | ErrorType::ConnectNoRoute) if is_nobody_there(error) => Some(Failure::Absent),
+        (_, ConnectTimedout | ReadTimedout | WriteTimedout) => Some(Failure::Slow),
+        _ => Some(Failure::Broken),
+    }
+}
+
+/// Whether a connection failed because no process listens: its socket file is gone, or nobody accepts on it.
+pub fn is_nobody_there(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.root_cause());
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return matches!(io.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// A page about it and its content type: JSON when the visitor's `Accept` names that and not HTML.
+pub fn page(failure: Failure, request: &HeaderMap, id: &str) -> (&'static str, Bytes) {
+    let status = failure.status();
+    let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
+    let text = failure.explanation();
+    if prefers_json(request) {
+        let body =
+            format!("{{\"status\":{code},\"error\":\"{reason}\",\"message\":\"{text}\",\"request\":\"{id}\"}}\n");
+        return ("application/json", body.into());
+    }
+    let body = format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{code} {reason}</title>\n\
+         <style>body{{font:1.1em/1.5 system-ui,sans-serif;max-width:34em;margin:15vh auto;padding:0 1em}}\
+         small{{color:#777}}</style>\n<h1>{reason}</h1>\n<p>{text}</p>\n<p><small>{code} · request {id}</small></p>\n</html>\n"
+    );
+    ("text/html; charset=utf-8", body.into())
+}
+
+/// The whole answer to a head that pingora is never shown, as bytes; the connection closes after it.
+pub fn raw_answer(failure: Failure, id: &str) -> Bytes {
+    let (kind, body) = page(failure, &HeaderMap::new(), id);
+    let status = failure.status();
+    let head = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nX-Request-Id: {id}\r\n\
+         Date: {}\r\nConnection: close\r\n\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        body.len(),
+        httpdate::fmt_http_date(std::time::SystemTime::now()),
+    );
+    [head.as_bytes(), &body].concat().into()
+}
+
+fn prefers_json(request: &HeaderMap) -> bool {
+    let accept = request.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match (accept.find("json"), accept.find("text/html")) {
+        (Some(json), Some(html)) => json < html,
+        (json, _) => json.is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_json_only_for_those_who_ask_for_it() {
+        let kind = |accept: &str| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
+            page(Failure::Absent, &headers, "1").0
+        };
+        assert_eq!(kind("application/json"), "application/json");
+        assert_eq!(kind("application/problem+json, */*"), "application/json");
+        assert!(kind("text/html,application/json;q=0.9").starts_with("text/html"));
+        assert!(kind("*/*").starts_with("text/html"));
+    }
+}

@@ -1,0 +1,167 @@
+//! The listening sockets: bound or handed over, each with an accept loop, closed one by one.
+//!
+//! Owned by `control_link`. The rule: closing a listener touches no connection that came through it, and an accept loop
+//! never spins: when the machine is out of descriptors it waits for some to come back.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+use crate::model::machine::Listeners;
+
+use super::connection;
+use super::metrics::server as metrics_server;
+use super::shared::Shared;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// How long an accept loop waits when it cannot accept.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("cannot listen on {address}: {error}")]
+    Bind { address: SocketAddr, error: io::Error },
+    #[error("no socket came for {0}, and the edge does not listen there yet")]
+    Missing(SocketAddr),
+}
+
+/// What is spoken on a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Http,
+    Https,
+    Metrics,
+}
+
+/// All sockets that the edge listens on.
+#[derive(Debug)]
+pub struct Sockets {
+    shared: Arc<Shared>,
+    open: HashMap<(Kind, SocketAddr), Listening>,
+}
+
+/// One of them; it is closed when this is dropped.
+#[derive(Debug)]
+struct Listening(AbortHandle);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Sockets {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, open: HashMap::new() }
+    }
+
+    /// What is listened on, in the form of a section.
+    pub fn listeners(&self) -> Listeners {
+        let of = |kind| {
+            let mut of: Vec<_> = self.open.keys().filter(|key| key.0 == kind).map(|key| key.1).collect();
+            of.sort();
+            of
+        };
+        Listeners { http: of(Kind::Http), https: of(Kind::Https), metrics: of(Kind::Metrics).first().copied() }
+    }
+
+    /// Makes the section hold. `handed` are the sockets for those of its addresses that are not open yet, in order; with
+    /// `None` they are bound here. A fault leaves everything as it was.
+    pub fn apply(&mut self, section: &Listeners, handed: Option<Vec<OwnedFd>>) -> Result<(), ListenError> {
+        let wanted = addresses(section);
+        let mut handed = handed.map(Vec::into_iter);
+        let mut fresh = Vec::new();
+        for key in wanted.iter().filter(|key| !self.open.contains_key(key)) {
+            let address = key.1;
+            let socket = match &mut handed {
+                Some(handed) => std::net::TcpListener::from(handed.next().ok_or(ListenError::Missing(address))?),
+                None => bind(address).map_err(|error| ListenError::Bind { address, error })?,
+            };
+            let listener = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
+            fresh.push((*key, listener.map_err(|error| ListenError::Bind { address, error })?));
+        }
+        self.open.retain(|key, _| wanted.contains(key));
+        for (key, listener) in fresh {
+            self.open.insert(key, self.start(key.0, listener));
+        }
+        Ok(())
+    }
+
+    /// Stops accepting on all of them.
+    pub fn close(&mut self) {
+        self.open.retain(|key, _| key.0 == Kind::Metrics);
+    }
+
+    fn start(&self, kind: Kind, listener: TcpListener) -> Listening {
+        let shared = self.shared.clone();
+        let task = match kind {
+            Kind::Metrics => tokio::spawn(metrics_server::serve(listener, shared)),
+            _ => tokio::spawn(accept(listener, kind, shared)),
+        };
+        Listening(task.abort_handle())
+    }
+}
+
+/// The addresses of a section in the order in which their sockets travel.
+fn addresses(section: &Listeners) -> Vec<(Kind, SocketAddr)> {
+    let http = section.http.iter().map(|address| (Kind::Http, *address));
+    let https = section.https.iter().map(|address| (Kind::Https, *address));
+    let metrics = section.metrics.iter().map(|address| (Kind::Metrics, *address));
+    http.chain(https).chain(metrics).collect()
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let family = if address.is_ipv6() { rustix::net::AddressFamily::INET6 } else { rustix::net::AddressFamily::INET };
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, rustix::net::SocketType::STREAM, flags, None)?;
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        // `[::]` and `0.0.0.0` are two lines of the conf: they must not fight for one port.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG as i32)?;
+    Ok(socket.into())
+}
+
+async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((tcp, client)) => admit(tcp, client, kind, &shared),
+            Err(error) if is_shortage(&error) => {
+                shared.metrics.limited("descriptors");
+                shared.complaints.say("accept", || tracing::warn!(%error, "cannot accept connections"));
+                tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+            }
+            // The client left before it was accepted (accept(2)); the next one may be there already.
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+fn admit(tcp: TcpStream, client: SocketAddr, kind: Kind, shared: &Arc<Shared>) {
+    let limits = shared.settings.load().limits;
+    match shared.admission.enter(client.ip(), &limits) {
+        Ok(place) => {
+            tokio::spawn(connection::serve(tcp, client, kind, shared.clone(), place));
+        }
+        Err(full) => {
+            shared.metrics.limited(full.name());
+            shared.complaints.say(full.name(), || tracing::warn!(limit = full.name(), "connections are turned away"));
+        }
+    }
+}
+
+/// EMFILE, ENFILE, ENOBUFS and ENOMEM: trying again at once would fail again at once.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| shortages.iter().any(|errno| errno.raw_os_error() == code))
+}

@@ -1,0 +1,255 @@
+//! What the edge counts. Names and labels are a contract with whoever scrapes them.
+//!
+//! Counted by `gateway`, `http1` and `listen`; shown by `server`. The rule: every label's value comes from conf or from a
+//! list in this file, never from a request.
+
+pub mod server;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use http::{Method, StatusCode};
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use crate::link::SiteTraffic;
+use crate::model::name::Site;
+
+use super::cache::CacheStatus;
+use super::failure::Failure;
+use super::routing::Table;
+
+/// The project that requests for unknown hosts count under, and Prime's own routes.
+const UNKNOWN: &str = "_unknown";
+const OWN: &str = "_opri";
+/// Methods with a label of their own.
+const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS];
+/// Codes that a GET is answered with all the time.
+const COMMON: [u16; 6] = [200, 301, 304, 308, 404, 503];
+/// Seconds, from a cache hit to an app that is slow.
+const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+/// The status of a request whose client left before it was answered, as nginx counts it.
+const GONE: &str = "499";
+
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    duration: Histogram,
+    in_flight: IntGauge,
+    cache_requests: IntCounterVec,
+    cache_bytes: IntGaugeVec,
+    upstream_up: IntGaugeVec,
+    limits: IntCounterVec,
+    refusals: IntCounterVec,
+    unknown: Arc<SiteMeter>,
+    sites: Mutex<HashMap<Option<Site>, Arc<SiteMeter>>>,
+}
+
+impl Metrics {
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counter =
+            |name, help, labels: &[&str]| shown(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let gauge = |name, help, labels: &[&str]| shown(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
+        let seconds = "Time from a request's head to its answer's end.";
+        let duration = HistogramOpts::new("opri_http_request_duration_seconds", seconds).buckets(BUCKETS.to_vec());
+        let in_flight = IntGauge::new("opri_http_requests_in_flight", "Requests being answered.")?;
+        let build = gauge("opri_build_info", "The version that runs.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let requests =
+            counter("opri_http_requests_total", "Requests answered.", &["project", "branch", "method", "code"])?;
+        let cache_requests =
+            counter("opri_cache_requests_total", "What the cache did for requests.", &["project", "status"])?;
+        Ok(Self {
+            unknown: Arc::new(SiteMeter::new(None, UNKNOWN)),
+            sites: Mutex::default(),
+            duration: shown(&registry, Histogram::with_opts(duration)?)?,
+            in_flight: shown(&registry, in_flight)?,
+            cache_bytes: gauge("opri_cache_bytes", "Bytes stored in the cache.", &["tier"])?,
+            upstream_up: gauge("opri_upstream_up", "Whether a branch's app could be reached.", &["project", "branch"])?,
+            limits: counter("opri_edge_limits_total", "How often a limit was reached.", &["limit"])?,
+            refusals: counter(
+                "opri_edge_refusals_total",
+                "Requests that the edge refused or could not serve.",
+                &["reason"],
+            )?,
+            requests,
+            cache_requests,
+            registry,
+        })
+    }
+
+    /// Begins to measure a request; it is counted when the measure is dropped.
+    pub fn begin(&self, method: &Method) -> Measured {
+        self.in_flight.inc();
+        let method = METHODS.iter().position(|known| known == method);
+        Measured {
+            requests: self.requests.clone(),
+            cache_requests: self.cache_requests.clone(),
+            upstream_up: self.upstream_up.clone(),
+            duration: self.duration.clone(),
+            in_flight: self.in_flight.clone(),
+            meter: self.unknown.clone(),
+            method,
+            began: Instant::now(),
+            answer: None,
+        }
+    }
+
+    /// The meter of a site, or of Prime's own routes.
+    pub fn site(&self, site: Option<&Site>) -> Arc<SiteMeter> {
+        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        sites.entry(site.cloned()).or_insert_with(|| Arc::new(SiteMeter::new(site.cloned(), OWN))).clone()
+    }
+
+    /// A table holds now: its sites are shown as up or down, and others no longer.
+    pub fn sites_up(&self, table: &Table) {
+        self.upstream_up.reset();
+        for (site, is_up) in table.sites() {
+            self.upstream_up.with_label_values(&[site.project.as_str(), site.branch.as_str()]).set(is_up.into());
+        }
+    }
+
+    pub fn limited(&self, limit: &'static str) {
+        self.limits.with_label_values(&[limit]).inc();
+    }
+
+    pub fn refused(&self, failure: Failure) {
+        self.refusals.with_label_values(&[failure.name()]).inc();
+    }
+
+    /// The counts of all sites since the edge began.
+    pub fn traffic(&self) -> Vec<SiteTraffic> {
+        let sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut traffic: Vec<_> = sites.values().filter_map(|meter| meter.traffic()).collect();
+        traffic.sort_by(|a, b| a.site.cmp(&b.site));
+        traffic
+    }
+
+    /// Everything in Prometheus' text format. `cache_bytes` is looked up by the caller.
+    pub fn text(&self, cache_bytes: u64) -> prometheus::Result<String> {
+        self.cache_bytes.with_label_values(&["memory"]).set(i64::try_from(cache_bytes).unwrap_or(i64::MAX));
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn shown<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+/// The counts of one site.
+#[derive(Debug)]
+pub struct SiteMeter {
+    site: Option<Site>,
+    project: String,
+    branch: String,
+    /// Counters that are used all the time, found without a lock: GET by the codes below.
+    common: [OnceLock<IntCounter>; COMMON.len()],
+    requests: AtomicU64,
+    errors: AtomicU64,
+    cache_hits: AtomicU64,
+    in_flight: AtomicU64,
+}
+
+impl SiteMeter {
+    fn new(site: Option<Site>, without: &str) -> Self {
+        let (project, branch) = match &site {
+            Some(site) => (site.project.to_string(), site.branch.to_string()),
+            None => (without.to_owned(), String::new()),
+        };
+        let common = std::array::from_fn(|_| OnceLock::new());
+        let zero = || AtomicU64::new(0);
+        Self { site, project, branch, common, requests: zero(), errors: zero(), cache_hits: zero(), in_flight: zero() }
+    }
+
+    fn traffic(&self) -> Option<SiteTraffic> {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Some(SiteTraffic {
+            site: self.site.clone()?,
+            requests: read(&self.requests),
+            errors: read(&self.errors),
+            cache_hits: read(&self.cache_hits),
+            in_flight: read(&self.in_flight),
+        })
+    }
+
+    fn count(&self, vec: &IntCounterVec, method: Option<usize>, code: u16) {
+        let find = || {
+            let method = method.map_or("other", |method| METHODS[method].as_str());
+            let code = if code == 0 { GONE.to_owned() } else { code.to_string() };
+            vec.with_label_values(&[self.project.as_str(), self.branch.as_str(), method, &code])
+        };
+        match COMMON.iter().position(|common| method == Some(0) && *common == code) {
+            Some(common) => self.common[common].get_or_init(find).inc(),
+            None => find().inc(),
+        }
+    }
+}
+
+/// One request being measured. Dropped without an answer, it counts as one whose client left.
+#[derive(Debug)]
+pub struct Measured {
+    requests: IntCounterVec,
+    cache_requests: IntCounterVec,
+    upstream_up: IntGaugeVec,
+    duration: Histogram,
+    in_flight: IntGauge,
+    meter: Arc<SiteMeter>,
+    method: Option<usize>,
+    began: Instant,
+    answer: Option<(StatusCode, Option<CacheStatus>)>,
+}
+
+impl Measured {
+    /// The request is for this site.
+    pub fn is_for(&mut self, meter: &Arc<SiteMeter>) {
+        meter.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.leave_site();
+        self.meter = meter.clone();
+    }
+
+    pub fn is_site(&self) -> bool {
+        self.meter.site.is_some()
+    }
+
+    pub fn answered(&mut self, status: StatusCode, cache: Option<CacheStatus>) {
+        self.answer = Some((status, cache));
+    }
+
+    /// The site's app could be reached, or not.
+    pub fn up(&self, is_up: bool) {
+        if self.meter.site.is_some() {
+            self.upstream_up.with_label_values(&[&self.meter.project, &self.meter.branch]).set(is_up.into());
+        }
+    }
+
+    fn leave_site(&self) {
+        if self.meter.project != UNKNOWN {
+            self.meter.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        let code = self.answer.map_or(0, |(status, _)| status.as_u16());
+        self.in_flight.dec();
+        self.duration.observe(self.began.elapsed().as_secs_f64());
+        self.meter.count(&self.requests, self.method, code);
+        self.meter.requests.fetch_add(1, Ordering::Relaxed);
+        if code >= 500 {
+            self.meter.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some((_, Some(cache))) = self.answer.filter(|_| self.is_site()) {
+            self.cache_requests.with_label_values(&[self.meter.project.as_str(), cache.name()]).inc();
+            let is_hit = matches!(cache, CacheStatus::Hit { .. });
+            self.meter.cache_hits.fetch_add(is_hit.into(), Ordering::Relaxed);
+        }
+        self.leave_site();
+    }
+}

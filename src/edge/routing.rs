@@ -1,0 +1,145 @@
+//! The routing section, made ready for requests: which host and path is answered by what.
+//!
+//! `control_link` compiles a section into a `Table`; `answer` looks into the one that holds. The rule: an upstream whose
+//! id stays keeps its object and its count, so that applying a section twice touches nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::cache::CachePolicy;
+use crate::model::host::HostName;
+use crate::model::name::Site;
+use crate::model::route::{RouteTable, Target, UpstreamId};
+use crate::model::snapshot::Routing;
+
+use super::metrics::{Metrics, SiteMeter};
+use super::upstream::Upstream;
+
+/// The index that requests look into, and the upstreams that are routed.
+#[derive(Debug, Default)]
+pub struct Table {
+    pub routes: RouteTable<Arc<Entry>>,
+    pub upstreams: HashMap<UpstreamId, Routed>,
+    sites: HashMap<Site, bool>,
+    /// Whether a routing section holds at all.
+    pub is_ready: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Routed {
+    pub upstream: Arc<Upstream>,
+    /// How long its requests may go on once it is not routed any more.
+    pub drain: Duration,
+}
+
+/// One route, ready for requests.
+#[derive(Debug)]
+pub struct Entry {
+    pub to: Answerer,
+    pub site: Option<Site>,
+    pub https_only: bool,
+    pub cache: CachePolicy,
+    pub meter: Arc<SiteMeter>,
+}
+
+#[derive(Debug)]
+pub enum Answerer {
+    Upstream(Arc<Upstream>),
+    Redirect(HostName),
+    Absent,
+}
+
+/// Why a section cannot hold.
+#[derive(Debug, thiserror::Error)]
+pub enum RoutingError {
+    #[error("two routes claim {host}{path}")]
+    Conflict { host: String, path: String },
+    #[error("a route names the upstream {0}, which is not there")]
+    Unknown(String),
+}
+
+impl Table {
+    /// Makes the table of a section, with the upstream objects of the one before. Nothing is changed when it fails.
+    pub fn compile(section: &Routing, before: &Table, metrics: &Metrics) -> Result<Self, RoutingError> {
+        let upstreams: HashMap<_, _> = section
+            .upstreams
+            .iter()
+            .map(|wanted| {
+                let known = before.upstreams.get(&wanted.id).map(|routed| routed.upstream.clone());
+                let upstream = known.unwrap_or_else(|| Upstream::new(wanted));
+                (wanted.id.clone(), Routed { upstream, drain: wanted.drain })
+            })
+            .collect();
+        let mut entries = Vec::with_capacity(section.routes.len());
+        let mut sites = HashMap::new();
+        let running = section.upstreams.iter().filter(|one| !one.replicas.is_empty());
+        let running: HashSet<_> = running.map(|one| &one.id).collect();
+        for route in &section.routes {
+            let to = match &route.to {
+                Target::Upstream(id) => match upstreams.get(id) {
+                    Some(routed) => Answerer::Upstream(routed.upstream.clone()),
+                    None => return Err(RoutingError::Unknown(id.0.clone())),
+                },
+                Target::Redirect(host) => Answerer::Redirect(host.clone()),
+                Target::Absent => Answerer::Absent,
+            };
+            if let (Some(site), Target::Upstream(id)) = (&route.site, &route.to) {
+                *sites.entry(site.clone()).or_default() |= running.contains(id);
+            }
+            let (site, https_only, cache) = (route.site.clone(), route.https_only, route.cache.clone());
+            let meter = metrics.site(route.site.as_ref());
+            let entry = Arc::new(Entry { to, site, https_only, cache, meter });
+            entries.push((route.host.clone(), route.path.clone(), entry));
+        }
+        let routes = RouteTable::build(entries).map_err(|conflicts| {
+            let first = conflicts.into_iter().next();
+            let (host, path) = first.map(|conflict| (conflict.host.to_string(), conflict.path)).unwrap_or_default();
+            RoutingError::Conflict { host, path }
+        })?;
+        for wanted in &section.upstreams {
+            upstreams[&wanted.id].upstream.replace(&wanted.replicas);
+        }
+        let table = Self { routes, upstreams, sites, is_ready: true };
+        metrics.sites_up(&table);
+        Ok(table)
+    }
+
+    /// The routed sites, and whether they have anything running.
+    pub fn sites(&self) -> impl Iterator<Item = (&Site, bool)> {
+        self.sites.iter().map(|(site, is_up)| (site, *is_up))
+    }
+
+    /// The upstreams of `before` that are not routed here any more.
+    pub fn gone(&self, before: &Table) -> Vec<Routed> {
+        let is_gone = |id: &UpstreamId| !self.upstreams.contains_key(id);
+        before.upstreams.iter().filter(|(id, _)| is_gone(id)).map(|(_, routed)| routed.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::snapshot;
+
+    use super::*;
+
+    fn section(ids: &[&str]) -> Routing {
+        let upstream = |id: &&str| snapshot::Upstream {
+            id: UpstreamId(id.to_string()),
+            replicas: vec!["127.0.0.1:1".parse().unwrap()],
+            drain: Duration::ZERO,
+        };
+        Routing { upstreams: ids.iter().map(upstream).collect(), routes: Vec::new() }
+    }
+
+    #[test]
+    fn an_upstream_that_stays_keeps_its_object_and_one_that_goes_is_named() {
+        let metrics = Metrics::new().unwrap();
+        let first = Table::compile(&section(&["a", "b"]), &Table::default(), &metrics).unwrap();
+        let second = Table::compile(&section(&["b", "c"]), &first, &metrics).unwrap();
+        let of = |table: &Table, id: &str| table.upstreams[&UpstreamId(id.to_owned())].upstream.clone();
+        assert!(Arc::ptr_eq(&of(&first, "b"), &of(&second, "b")));
+        let gone: Vec<_> = second.gone(&first).into_iter().map(|routed| routed.upstream.id.0.clone()).collect();
+        assert_eq!(gone, ["a"]);
+    }
+}

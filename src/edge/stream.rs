@@ -1,0 +1,305 @@
+//! One client's connection as pingora sees it: plain or TLS, with what was read ahead and a buffer for what is written.
+//!
+//! Made by `connection`, driven by `http1` and `http2`. The rule it keeps: pingora is never given a byte that is not of
+//! the request at hand, so that what a client pipelines is neither lost nor taken for a body.
+
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::visit::Visit;
+
+/// Writes are gathered up to this many bytes, so that a head and a small body leave together.
+const GATHER: usize = 16 << 10;
+/// What a client may send ahead of its turn, in bytes; more waits in the kernel.
+const AHEAD_MAX: usize = 64 << 10;
+/// One read of what comes before a request is understood, in bytes.
+const PART: usize = 4 << 10;
+/// How long a closing connection may take to say so.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// How much more of the stream belongs to the request at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allowance {
+    /// So many bytes of a body, after which the next request begins.
+    Exactly(u64),
+    /// All there is: a chunked body, an upgrade, HTTP/2.
+    Open,
+}
+
+#[derive(Debug)]
+pub struct Stream {
+    socket: Socket,
+    allowance: Allowance,
+    ahead: BytesMut,
+    gathered: BytesMut,
+    digest: Arc<ProxyDigest>,
+    visit: Arc<Visit>,
+}
+
+impl Stream {
+    pub fn new(socket: Socket, visit: Arc<Visit>) -> Self {
+        let digest = visit.digest();
+        Self { socket, allowance: Allowance::Open, ahead: BytesMut::new(), gathered: BytesMut::new(), digest, visit }
+    }
+
+    pub fn visit(&self) -> &Arc<Visit> {
+        &self.visit
+    }
+
+    /// What was read and not given out yet.
+    pub fn ahead(&mut self) -> &mut BytesMut {
+        &mut self.ahead
+    }
+
+    pub fn allowance(&self) -> Allowance {
+        self.allowance
+    }
+
+    pub fn allow(&mut self, allowance: Allowance) {
+        self.allowance = allowance;
+    }
+
+    /// Gives back the buffers of the request that is over; what was read ahead stays.
+    pub fn rest(&mut self) {
+        self.gathered = BytesMut::new();
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+    }
+
+    /// Reads some more ahead; how many bytes, 0 at the end. Holds no buffer while it waits.
+    pub async fn read_ahead(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_read_ahead(cx)).await
+    }
+
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut part = [0; PART];
+        let mut buffer = ReadBuf::new(&mut part);
+        ready!(self.socket.poll_read(cx, &mut buffer))?;
+        self.ahead.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Between two requests, and while one is answered: nothing is given out, but the end of the stream is noticed.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.ahead.len() < AHEAD_MAX {
+            if ready!(self.poll_read_ahead(cx))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(self.poll_any(cx, buffer))?;
+        let read = buffer.filled().len() - before;
+        let mine = read.min(usize::try_from(left).unwrap_or(usize::MAX));
+        // What was read beyond the body is the beginning of the next request.
+        let mut ahead = BytesMut::from(&buffer.filled()[before + mine..]);
+        ahead.unsplit(std::mem::take(&mut self.ahead));
+        self.ahead = ahead;
+        buffer.set_filled(before + mine);
+        self.allowance = Allowance::Exactly(left - mine as u64);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_any(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return self.socket.poll_read(cx, buffer);
+        }
+        let some = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead.split_to(some));
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let sent = ready!(self.socket.poll_write(cx, &[IoSlice::new(&self.gathered)]))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.gathered.advance(sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.allowance {
+            Allowance::Open => self.poll_any(cx, buffer),
+            Allowance::Exactly(0) => self.poll_end(cx),
+            Allowance::Exactly(left) => self.poll_body(cx, buffer, left),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        while this.gathered.len() + bytes.len() > GATHER {
+            let sent = ready!(this.socket.poll_write(cx, &[IoSlice::new(&this.gathered), IoSlice::new(bytes)]))?;
+            let gathered = this.gathered.len();
+            this.gathered.advance(sent.min(gathered));
+            match sent.checked_sub(gathered) {
+                Some(of_these) if of_these > 0 => return Poll::Ready(Ok(of_these)),
+                _ if sent == 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                _ => {}
+            }
+        }
+        this.gathered.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        self.socket.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        self.socket.poll_shutdown(cx)
+    }
+}
+
+impl Socket {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Socket::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Socket::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
+            Socket::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Socket::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Socket::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+#[async_trait]
+impl Shutdown for Stream {
+    async fn shutdown(&mut self) {
+        // A client that is gone, or does not read, has no use for a proper end.
+        let _ = tokio::time::timeout(SHUTDOWN, AsyncWriteExt::shutdown(self)).await;
+    }
+}
+
+impl UniqueID for Stream {
+    fn id(&self) -> UniqueIDType {
+        match &self.socket {
+            Socket::Plain(tcp) => tcp.as_raw_fd(),
+            Socket::Tls(tls) => tls.get_ref().0.as_raw_fd(),
+        }
+    }
+}
+
+impl Ssl for Stream {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        None
+    }
+}
+
+impl GetTimingDigest for Stream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Stream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.digest.clone())
+    }
+}
+
+impl GetSocketDigest for Stream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}
+
+#[async_trait]
+impl Peek for Stream {}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, Stream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, address) = listener.accept().await.unwrap();
+        let visit = Visit::new(address, listener.local_addr().unwrap(), None);
+        (client, Stream::new(Socket::Plain(server), visit))
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_where_the_next_request_begins() {
+        let (mut client, mut stream) = pair().await;
+        client.write_all(b"bodyGET / ").await.unwrap();
+        stream.allow(Allowance::Exactly(4));
+        let mut body = [0; 64];
+        assert_eq!(stream.read(&mut body).await.unwrap(), 4);
+        assert_eq!(&stream.ahead()[..], b"GET / ");
+        assert_eq!(stream.allowance(), Allowance::Exactly(0));
+        drop(client);
+        assert_eq!(stream.read(&mut body).await.unwrap(), 0, "the end is noticed");
+        assert_eq!(&stream.ahead()[..], b"GET / ");
+    }
+
+    #[tokio::test]
+    async fn what_is_gathered_leaves_in_order_whatever_its_size() {
+        let (mut client, mut stream) = pair().await;
+        let big = vec![b'x'; 100_000];
+        let sending = tokio::spawn(async move {
+            stream.write_all(b"head").await.unwrap();
+            stream.write_all(&big).await.unwrap();
+            stream.write_all(b"tail").await.unwrap();
+            stream.flush().await.unwrap();
+        });
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        sending.await.unwrap();
+        assert_eq!((all.len(), &all[..4], &all[100_004..]), (100_008, &b"head"[..], &b"tail"[..]));
+    }
+}

@@ -1,0 +1,6 @@
+//! The edge in one process with its visitors, its apps and its control: real sockets, a real link.
+
+mod caching;
+mod protocols;
+mod routing;
+mod world;
