@@ -141,7 +141,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     tokio::spawn(web::serve(admin_socket, web::admin::router(office.clone())));
 
     ready(&web::admin::status_of(&office).await);
-    match until_ended(&dir, files, &reload).await? {
+    match until_ended(files, &reload).await? {
         Ending::Stop => stop(&workshop).await,
         Ending::Leave => tracing::info!("control leaves; edge and apps go on"),
     }
@@ -201,20 +201,14 @@ async fn certify(live: Live, mut certificates: watch::Receiver<Vec<Certificate>>
 }
 
 /// Reloads conf for SIGHUP and for changed files until a signal ends control.
-async fn until_ended(dir: &Path, mut files: watch::Receiver<u64>, reload: &Reload) -> Result<Ending, ServeError> {
+async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload) -> Result<Ending, ServeError> {
     let on = |kind| signal(kind).map_err(ServeError::Signals);
     let (mut hangup, mut interrupt) = (on(SignalKind::hangup())?, on(SignalKind::interrupt())?);
     let (mut terminate, mut leave) = (on(SignalKind::terminate())?, on(SignalKind::user_defined2())?);
     loop {
         tokio::select! {
             // A fault that is taken back at once looks to the watch as if nothing had been.
-            () = tokio::time::sleep(MENDED), if !reload.faults().is_empty() => {
-                let dir = dir.to_owned();
-                let content = tokio::task::spawn_blocking(move || conf::fingerprint(&dir)).await.unwrap_or_default();
-                if reload.is_mended_by(content) {
-                    reload.now().await;
-                }
-            }
+            () = tokio::time::sleep(MENDED) => reload.if_mended().await,
             _ = hangup.recv() => drop(reload.now().await),
             Ok(()) = files.changed() => drop(reload.now().await),
             _ = interrupt.recv() => return Ok(Ending::Stop),

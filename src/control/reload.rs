@@ -3,7 +3,7 @@
 //! The rule: new sockets are bound before anything else changes; a fault in `prime.toml` changes nothing, one in a
 //! project's file leaves that project as it was; what did not change is not touched.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,6 +19,7 @@ const QUEUE: usize = 16;
 /// A handle to the one who reloads; clones are the same.
 #[derive(Debug, Clone)]
 pub struct Reload {
+    dir: PathBuf,
     orders: mpsc::Sender<oneshot::Sender<Reloaded>>,
     last: Arc<Mutex<Last>>,
 }
@@ -35,13 +36,13 @@ impl Reload {
     pub fn begin(dir: PathBuf, faults: Vec<Fault>, publish: watch::Sender<Arc<Conf>>, workshop: Arc<Workshop>) -> Self {
         let (orders, mut queue) = mpsc::channel::<oneshot::Sender<Reloaded>>(QUEUE);
         let last = Arc::new(Mutex::new(Last { faults, content: 0 }));
-        let reloader = Reloader { dir, publish, workshop, last: last.clone() };
+        let reloader = Reloader { dir: dir.clone(), publish, workshop, last: last.clone() };
         tokio::spawn(async move {
             while let Some(reply) = queue.recv().await {
                 let _ = reply.send(reloader.reload().await);
             }
         });
-        Self { orders, last }
+        Self { dir, orders, last }
     }
 
     /// Reloads and tells what came of it.
@@ -56,10 +57,17 @@ impl Reload {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).faults.clone()
     }
 
-    /// Whether `content` is worth another look: the last load had faults, and was of other content.
-    pub fn is_mended_by(&self, content: u64) -> bool {
+    /// Reloads when the last load had faults and the files are others by now.
+    pub async fn if_mended(&self) {
+        let Some(faulty) = self.faulty_content() else { return };
+        if fingerprint(&self.dir).await != faulty {
+            self.now().await;
+        }
+    }
+
+    fn faulty_content(&self) -> Option<u64> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        !last.faults.is_empty() && last.content != content
+        (!last.faults.is_empty()).then_some(last.content)
     }
 }
 
@@ -73,8 +81,7 @@ struct Reloader {
 
 impl Reloader {
     async fn reload(&self) -> Reloaded {
-        let dir = self.dir.clone();
-        let content = tokio::task::spawn_blocking(move || conf::fingerprint(&dir)).await.unwrap_or_default();
+        let content = fingerprint(&self.dir).await;
         let outcome = self.apply().await;
         for fault in &outcome.faults {
             tracing::error!("{}", fault.to_string().trim_end());
@@ -117,6 +124,11 @@ impl Reloader {
         let fault = Fault { message, file, excerpt: None, label: String::new(), hint };
         Reloaded { faults: vec![fault], ..Reloaded::default() }
     }
+}
+
+async fn fingerprint(dir: &Path) -> u64 {
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || conf::fingerprint(&dir)).await.unwrap_or_default()
 }
 
 /// What a running control cannot change under itself.

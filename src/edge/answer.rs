@@ -42,7 +42,7 @@ pub struct Fetch {
     pub claim: Claim,
     pub status: CacheStatus,
     /// Present when the response may be stored.
-    pub fill: Option<Fill>,
+    pub fill: Option<Box<Fill>>,
 }
 
 /// Decides.
@@ -57,7 +57,7 @@ pub fn decide(state: &State, visit: &Visit, asked: &Asked, headers: &HeaderMap) 
             return refuse(None, Failure::UnknownHost);
         };
         drop(table);
-        if let Some(location) = https_location(state, &entry, visit, asked) {
+        if let Some(location) = https_location(state, &entry, asked) {
             return Answer { entry: Some(entry), what: What::Redirect(location) };
         }
         let what = match &entry.to {
@@ -90,8 +90,8 @@ fn from_upstream(
     Some(What::Fetch(Fetch { claim: upstream.claim()?, status, fill }))
 }
 
-fn https_location(state: &State, entry: &Entry, visit: &Visit, asked: &Asked) -> Option<String> {
-    let is_wanted = entry.https_only && entry.site.is_some() && visit.secure.is_none();
+fn https_location(state: &State, entry: &Entry, asked: &Asked) -> Option<String> {
+    let is_wanted = entry.https_only && entry.site.is_some() && asked.scheme == "http";
     if !is_wanted || asked.path.starts_with(CHALLENGES) {
         return None;
     }

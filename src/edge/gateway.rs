@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::http::conditional_filter::{not_modified_filter, to_304};
@@ -26,6 +26,7 @@ use super::headers;
 use super::metrics::Measured;
 use super::request::Asked;
 use super::shared::State;
+use super::tunnel::Tunnel;
 use super::upstream::{Claim, Turn};
 use super::visit::Visit;
 
@@ -55,7 +56,7 @@ pub struct Exchange {
     is_trusted: bool,
     failure: Option<Failure>,
     cache: Option<CacheStatus>,
-    fill: Option<Fill>,
+    fill: Option<Box<Fill>>,
     body: u64,
     tried: Vec<Address>,
     turn: Option<Turn>,
@@ -119,6 +120,9 @@ impl ProxyHttp for Gateway {
         if session.is_upgrade_req() {
             session.set_read_timeout(Some(TUNNEL));
             peer.options.read_timeout = Some(TUNNEL);
+            peer.options.custom_l4 = Some(Arc::new(Tunnel));
+            // Only a fresh connection is patient.
+            peer.group_key ^= 1;
         }
         exchange.turn = Some(turn);
         Ok(Box::new(peer))
@@ -174,6 +178,8 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
+        // The version is each connection's own (RFC 9110 section 2.5).
+        response.set_version(Version::HTTP_11);
         let machine_max = self.state.settings.load().cache.object_max;
         let Some(fill) = &mut exchange.fill else { return Ok(()) };
         let is_stored = fill.begin(&self.state.cache, response.status, &response.headers, machine_max);
@@ -205,7 +211,14 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
+        headers::drop_hop_by_hop(response);
         if *self.state.stopping.borrow() {
+            session.set_keepalive(None);
+        }
+        if session.req_header().version == Version::HTTP_10
+            && response.remove_header(&header::TRANSFER_ENCODING).is_some()
+        {
+            // It does not know chunks (RFC 9112 section 6.1): the end of the connection is the end of the body.
             session.set_keepalive(None);
         }
         let cache = exchange.cache.filter(|_| exchange.is_site()).map(CacheStatus::field);
@@ -254,7 +267,7 @@ impl Gateway {
         exchange.is_trusted = settings.trusted_proxies.iter().any(|net| net.contains(&client));
         exchange.id = headers::request_id(request, exchange.is_trusted, || state.ids.next());
         exchange.measured = Some(state.metrics.begin(&request.method));
-        let asked = match Asked::read(request, &visit) {
+        let asked = match Asked::read(request, &visit, exchange.is_trusted) {
             Ok(asked) => asked,
             Err(failure) => return What::Refuse(failure),
         };

@@ -117,6 +117,8 @@ impl Fields {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn head(text: &str) -> Result<Option<Framing>, Failure> {
@@ -173,5 +175,19 @@ mod tests {
         ahead.extend_from_slice(b"\nGET");
         assert!(take(&mut ahead, &mut searched, &limits).unwrap().is_some());
         assert_eq!(&ahead[..], b"GET");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_whole_whatever_comes(bytes in proptest::collection::vec(prop_oneof![
+            Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), any::<u8>()
+        ], 0..80)) {
+            let all = [b"GET / HTTP/1.1\r\n", &bytes[..], b"\r\n\r\n"].concat();
+            let mut ahead = BytesMut::from(&all[..]);
+            if let Ok(Some(head)) = take(&mut ahead, &mut 0, &Limits::default()) {
+                prop_assert!(head.bytes.ends_with(END));
+                prop_assert_eq!([&head.bytes[..], &ahead[..]].concat(), all);
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Called by `gateway`. The rule: what an app is told about a client is never what the client said about itself, unless
 //! the client is a trusted proxy.
 
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderMap, HeaderName};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 
@@ -15,6 +15,15 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
 /// What a request id of somebody else's may be at most, in bytes.
 const ID_MAX: usize = 128;
 
@@ -61,6 +70,23 @@ pub fn to_client(header: &mut ResponseHeader, cache: Option<&str>, id: &str) -> 
     Ok(())
 }
 
+/// Drops what an app said to the edge and not to the client (RFC 9110 section 7.6.1). Transfer-Encoding stays: pingora
+/// frames the answer by it.
+pub fn drop_hop_by_hop(header: &mut ResponseHeader) {
+    for name in hop_by_hop(&header.headers) {
+        if name != header::TRANSFER_ENCODING {
+            header.remove_header(&name);
+        }
+    }
+}
+
+/// The fields that belong to one connection, with those that `Connection` names.
+pub fn hop_by_hop(headers: &HeaderMap) -> Vec<HeaderName> {
+    let nominations = headers.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+    let nominated = nominations.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
+    nominated.chain(HOP_BY_HOP).filter(|name| headers.contains_key(name)).collect()
+}
+
 /// Drops every field that speaks of a client, and every field that an app could take for one: `X_Forwarded_For` and
 /// `X.Forwarded.For` are one name to CGI and WSGI.
 fn drop_claims(header: &mut RequestHeader, trusted: bool) {
@@ -94,7 +120,7 @@ mod tests {
             header.append_header(*name, *value).unwrap();
         }
         let visit = Visit::new("[::ffff:10.0.0.9]:5".parse().unwrap(), "127.0.0.1:1".parse().unwrap(), None);
-        let asked = Asked::read(&header, &visit).unwrap();
+        let asked = Asked::read(&header, &visit, trusted).unwrap();
         to_app(&mut header, &asked, &visit, trusted, "id-1").unwrap();
         header
     }

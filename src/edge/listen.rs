@@ -26,10 +26,18 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {error}{}", hint(.error))]
     Bind { address: SocketAddr, error: io::Error },
     #[error("no socket came for {0}, and the edge does not listen there yet")]
     Missing(SocketAddr),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program has the port, `ss -ltnp` says which",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
 }
 
 /// What is spoken on a socket.

@@ -20,12 +20,13 @@ pub struct Asked {
     pub path: String,
     /// Path and query as the client wrote them.
     pub target: String,
+    /// What the visitor used, by the word of a trusted proxy where there is one in front.
     pub scheme: &'static str,
 }
 
 impl Asked {
     /// Reads the facts, or says why the request is not taken.
-    pub fn read(header: &RequestHeader, visit: &Visit) -> Result<Self, Failure> {
+    pub fn read(header: &RequestHeader, visit: &Visit, is_trusted: bool) -> Result<Self, Failure> {
         if matches!(header.method, Method::CONNECT | Method::TRACE) {
             return Err(Failure::Method);
         }
@@ -34,7 +35,8 @@ impl Asked {
         let target = std::str::from_utf8(header.raw_path()).map_err(|_| Failure::Malformed)?;
         let target = origin_form(target).to_owned();
         let path = target.split('?').next().unwrap_or_default().to_owned();
-        Ok(Self { method: header.method.clone(), host, authority, path, target, scheme: visit.scheme() })
+        let scheme = forwarded_scheme(header).filter(|_| is_trusted).unwrap_or(visit.scheme());
+        Ok(Self { method: header.method.clone(), host, authority, path, target, scheme })
     }
 
     /// The port the client wrote, with its colon; nothing when it wrote none.
@@ -51,6 +53,14 @@ fn authority(header: &RequestHeader) -> Option<String> {
         (Some(_), Some(_)) => None,
         (Some(host), None) => host.to_str().ok().map(str::to_owned),
         (None, _) => header.uri.authority().map(|authority| authority.as_str().to_owned()),
+    }
+}
+
+fn forwarded_scheme(header: &RequestHeader) -> Option<&'static str> {
+    match header.headers.get("x-forwarded-proto")?.as_bytes() {
+        b"https" => Some("https"),
+        b"http" => Some("http"),
+        _ => None,
     }
 }
 
@@ -72,7 +82,7 @@ mod tests {
             header.append_header("Host", *host).unwrap();
         }
         let address = "127.0.0.1:1".parse().unwrap();
-        Asked::read(&header, &Visit::new(address, address, None))
+        Asked::read(&header, &Visit::new(address, address, None), false)
     }
 
     #[test]
@@ -84,6 +94,16 @@ mod tests {
         assert_eq!(asked("/", &["[::1]"]).unwrap().port(), "");
         assert_eq!(asked("http://shop.test/a?b", &["shop.test"]).unwrap().target, "/a?b");
         assert_eq!(asked("http://shop.test", &["shop.test"]).unwrap().target, "/");
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_says_what_the_visitor_used() {
+        let mut header = RequestHeader::build("GET", b"/", None).unwrap();
+        header.insert_header("Host", "shop.test").unwrap();
+        header.insert_header("X-Forwarded-Proto", "https").unwrap();
+        let address = "127.0.0.1:1".parse().unwrap();
+        let scheme = |is_trusted| Asked::read(&header, &Visit::new(address, address, None), is_trusted).unwrap().scheme;
+        assert_eq!((scheme(false), scheme(true)), ("http", "https"));
     }
 
     #[test]

@@ -84,8 +84,10 @@ impl Table {
                 Target::Redirect(host) => Answerer::Redirect(host.clone()),
                 Target::Absent => Answerer::Absent,
             };
-            if let (Some(site), Target::Upstream(id)) = (&route.site, &route.to) {
-                *sites.entry(site.clone()).or_default() |= running.contains(id);
+            match (&route.site, &route.to) {
+                (Some(site), Target::Upstream(id)) => *sites.entry(site.clone()).or_default() |= running.contains(id),
+                (Some(site), Target::Absent) => *sites.entry(site.clone()).or_default() |= false,
+                _ => {}
             }
             let (site, https_only, cache) = (route.site.clone(), route.https_only, route.cache.clone());
             let meter = metrics.site(route.site.as_ref());

@@ -8,6 +8,7 @@ mod certificates;
 mod cli;
 mod deploying;
 mod docker;
+mod full_disk;
 mod hooks;
 mod reloading;
 mod routing;

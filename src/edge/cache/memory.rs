@@ -113,7 +113,7 @@ impl Memory {
             .iter()
             .flat_map(|variants| variants.iter())
             .filter(|other| stored.encoding.is_some() && other.encoding.is_some() && other.encoding != stored.encoding);
-        let others: Vec<_> = others.cloned().take(VARIANTS_MAX - 1).collect();
+        let others: Vec<_> = others.take(VARIANTS_MAX - 1).cloned().collect();
         let variants = std::iter::once(Arc::new(stored)).chain(others).collect();
         self.entries.insert(key, variants);
     }

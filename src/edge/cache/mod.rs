@@ -17,6 +17,7 @@ use crate::link::{Purge, PurgeScope};
 use crate::model::cache::CacheVerdict;
 use crate::model::route::UpstreamId;
 
+use super::headers::hop_by_hop;
 use super::request::Asked;
 use super::routing::Entry;
 use key::Key;
@@ -65,7 +66,7 @@ pub struct Hit {
 #[derive(Debug)]
 pub enum Look {
     Hit(Hit),
-    Miss(CacheStatus, Option<Fill>),
+    Miss(CacheStatus, Option<Box<Fill>>),
 }
 
 #[derive(Debug)]
@@ -107,11 +108,11 @@ pub fn look(cache: &Cache, entry: &Entry, upstream: &UpstreamId, asked: &Asked, 
     };
     let rule = entry.cache.rule(&asked.path);
     let key = || Key::new(site, upstream, asked);
-    let fill = |key: Key| Fill::new(cache, entry, key, encoding(headers), rule.cloned());
+    let fill = |key: Key| Box::new(Fill::new(cache, entry, key, encoding(headers), rule.cloned()));
     match policy::wish(&asked.method, headers, rule) {
         Wish::Bypass("method") => {
             // Kept so that a successful write can make the stored page unreachable.
-            Look::Miss(forward("method"), (!asked.method.is_safe()).then(|| fill(key()).invalidating()))
+            Look::Miss(forward("method"), (!asked.method.is_safe()).then(|| Box::new(fill(key()).invalidating())))
         }
         Wish::Bypass(reason) => Look::Miss(forward(reason), None),
         Wish::Fresh { may_store } => Look::Miss(forward("request"), may_store.then(|| fill(key()))),
@@ -195,15 +196,10 @@ impl Fill {
 /// What belongs to the response and not to the connection it came over (RFC 9111 section 3.1).
 fn kept(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
-    for nominated in headers.get_all(header::CONNECTION) {
-        for name in nominated.to_str().unwrap_or_default().split(',') {
-            kept.remove(name.trim());
-        }
-    }
-    for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "te", "trailer", "upgrade", "age"]
-    {
+    for name in hop_by_hop(headers) {
         kept.remove(name);
     }
+    kept.remove(header::AGE);
     kept
 }
 

@@ -122,9 +122,9 @@ struct Directives {
 
 impl Directives {
     fn of(headers: &HeaderMap, field: &HeaderName) -> Self {
-        let mut all = Self::default();
         // An unreadable field could say anything.
-        all.no_store = headers.get_all(field).iter().any(|value| value.to_str().is_err());
+        let no_store = headers.get_all(field).iter().any(|value| value.to_str().is_err());
+        let mut all = Self { no_store, ..Self::default() };
         for directive in tokens(headers, field) {
             let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
             let seconds = || value.trim().trim_matches('"').parse::<u64>().unwrap_or(0).min(FOREVER);
