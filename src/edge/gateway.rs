@@ -30,9 +30,9 @@ use super::tunnel::Tunnel;
 use super::upstream::{Claim, Turn};
 use super::visit::Visit;
 
-/// How long a connection to an app may idle before it is closed: shorter than the five seconds after which common
-/// servers close theirs, so that a request seldom meets one that is just closing.
-const POOLED: Duration = Duration::from_secs(4);
+/// How long a connection to an app may idle before it is closed: shorter than the two (gunicorn) to five (Node, uvicorn)
+/// seconds after which servers close theirs, so that a POST, which cannot be sent twice, does not meet one just closing.
+const POOLED: Duration = Duration::from_secs(1);
 /// How long a WebSocket may be silent.
 const TUNNEL: Duration = Duration::from_secs(3600);
 
@@ -141,6 +141,26 @@ impl ProxyHttp for Gateway {
             error.set_retry(claim.upstream().choose(&exchange.tried).is_some());
         }
         exchange.mark_up(false);
+        error
+    }
+
+    /// Sends a request again only when the app cannot have acted on it: a GET or HEAD over a connection that had been
+    /// used before and broke before it brought a byte (RFC 9110 section 9.2.2).
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        _: &mut Exchange,
+        is_reused: bool,
+    ) -> Box<Error> {
+        let is_repeatable = matches!(session.req_header().method, Method::GET | Method::HEAD)
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none();
+        match is_repeatable {
+            true => error.retry.decide_reuse(is_reused),
+            false => error.set_retry(false),
+        }
         error
     }
 

@@ -15,6 +15,8 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Fields whose twins in CGI's spelling could change what a message is.
+const FRAMING: [&str; 5] = ["host", "connection", "content-length", "transfer-encoding", "upgrade"];
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -92,7 +94,8 @@ pub fn hop_by_hop(headers: &HeaderMap) -> Vec<HeaderName> {
 fn drop_claims(header: &mut RequestHeader, trusted: bool) {
     let is_dropped = |name: &HeaderName| {
         let canonical = name.as_str().replace(['_', '.'], "-");
-        is_claim(&canonical) && (!trusted || canonical != name.as_str())
+        let is_twin = canonical != name.as_str();
+        (is_claim(&canonical) && (is_twin || !trusted)) || (is_twin && FRAMING.contains(&canonical.as_str()))
     };
     let dropped: Vec<_> = header.headers.keys().filter(|name| is_dropped(name)).cloned().collect();
     for name in dropped {
@@ -140,6 +143,7 @@ mod tests {
         ("Forwarded", "for=4.4.4.4"),
         ("X-Request-Id", "theirs"),
         ("X-Request_Id", "theirs"),
+        ("Content_Length", "5"),
     ];
 
     #[test]
@@ -150,8 +154,15 @@ mod tests {
         assert_eq!(value(&header, "x-forwarded-host"), ["Shop.test:80"]);
         assert_eq!(value(&header, "x-request-id"), ["id-1"]);
         assert_eq!(value(&header, "host"), ["Shop.test:80"]);
-        for gone in ["x_forwarded_for", "x.forwarded.for", "x-forwarded-port", "x-real-ip", "forwarded", "x-request_id"]
-        {
+        for gone in [
+            "content_length",
+            "x_forwarded_for",
+            "x.forwarded.for",
+            "x-forwarded-port",
+            "x-real-ip",
+            "forwarded",
+            "x-request_id",
+        ] {
             assert!(value(&header, gone).is_empty(), "{gone}");
         }
     }

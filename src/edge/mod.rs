@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -77,6 +78,7 @@ pub enum EdgeError {
 
 /// Runs an edge to its end, on a runtime of its own.
 pub fn main_loop(options: Options) -> Result<(), EdgeError> {
+    raise_descriptors();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(options))
 }
 
@@ -106,6 +108,15 @@ pub async fn run(options: Options) -> Result<(), EdgeError> {
     drop(link);
     let _ = tokio::time::timeout(KEPT, keeper).await;
     Ok(())
+}
+
+/// Takes all the descriptors that the process may have: shells give 1,024 by default, one connection needs up to two.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays low");
+    }
 }
 
 /// One edge a state directory, for as long as the file stays open.

@@ -166,3 +166,76 @@ impl Weighter<Key, Variants> for ByBytes {
         (key.weight() + variants.iter().map(|stored| stored.weight()).sum::<usize>()) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::request::Asked;
+    use crate::model::route::UpstreamId;
+
+    fn key(target: &str) -> Key {
+        let asked = Asked {
+            method: http::Method::GET,
+            host: "shop.test".parse().unwrap(),
+            authority: "shop.test".to_owned(),
+            path: target.to_owned(),
+            target: target.to_owned(),
+            scheme: "http",
+        };
+        Key::new(&"shop".parse().unwrap(), &UpstreamId("shop/master#r1".to_owned()), &asked)
+    }
+
+    fn stored(body: &'static [u8], encoding: Option<&str>) -> Stored {
+        Stored {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body),
+            encoding: encoding.map(str::to_owned),
+            freshness: Freshness { lifetime: Duration::from_secs(60), age: Duration::ZERO },
+            since: Instant::now(),
+        }
+    }
+
+    fn put(memory: &Memory, target: &str, stored: Stored) {
+        memory.store(key(target), stored, memory.epoch(&key(target)));
+    }
+
+    #[test]
+    fn what_was_asked_for_before_a_purge_is_not_stored_after_it() {
+        let memory = Memory::new(1 << 20);
+        let (before, other) = (memory.epoch(&key("/a")), memory.epoch(&key("/b")));
+        assert_eq!(memory.purge(|_| true), 0);
+        memory.store(key("/a"), stored(b"old", None), before);
+        memory.store(key("/b"), stored(b"old", None), other);
+        assert!(memory.find(&key("/a"), "").is_none() && memory.find(&key("/b"), "").is_none());
+        put(&memory, "/a", stored(b"new", None));
+        let running = memory.epoch(&key("/a"));
+        memory.remove(&key("/a"));
+        memory.store(key("/a"), stored(b"old", None), running);
+        assert!(memory.find(&key("/a"), "").is_none());
+    }
+
+    #[test]
+    fn each_coding_has_its_own_answer_unless_there_is_one_for_all() {
+        let memory = Memory::new(1 << 20);
+        put(&memory, "/", stored(b"gzip", Some("gzip")));
+        put(&memory, "/", stored(b"br", Some("br")));
+        let body = |encoding| memory.find(&key("/"), encoding).map(|stored| stored.body.clone());
+        assert_eq!((body("gzip"), body("br"), body("")), (Some("gzip".into()), Some("br".into()), None));
+        put(&memory, "/", stored(b"all", None));
+        assert_eq!((body("gzip"), body("")), (Some("all".into()), Some("all".into())));
+        assert_eq!(memory.purge(|_| true), 1);
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_none_may_be_had() {
+        let memory = Memory::new(64 << 10);
+        for number in 0..1000 {
+            put(&memory, &format!("/{number}"), stored(&[0; 1000], None));
+        }
+        assert!(memory.bytes() <= 64 << 10, "{}", memory.bytes());
+        let none = Memory::new(0);
+        put(&none, "/", stored(b"x", None));
+        assert!(none.find(&key("/"), "").is_none());
+    }
+}

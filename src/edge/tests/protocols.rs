@@ -57,7 +57,13 @@ async fn events_arrive_while_the_answer_goes_on() {
     visitor.send("GET /events HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
     assert_eq!(visitor.answer().await.status, 200);
     assert!(visitor.bytes(8).await.contains("one"));
-    drop(visitor);
+    // A client of HTTP/1.0 knows no chunks: it is given the bytes alone.
+    let mut old = Visitor::new(world.http).await;
+    old.send("GET /events HTTP/1.0\r\nHost: shop.test\r\n\r\n").await;
+    let answer = old.answer().await;
+    assert_eq!((answer.field("transfer-encoding"), answer.field("connection").as_deref()), (None, Some("close")));
+    assert_eq!(old.bytes(3).await, "one");
+    drop((visitor, old));
     world.stop(DRAIN).await;
 }
 

@@ -2,9 +2,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
+
 use super::world::{App, PATIENCE, Visitor, World, eventually, limits, route, to, upstream};
 use crate::edge::{Options, run};
 use crate::link::{Up, paths};
+use crate::model::machine::Listeners;
 use crate::model::route::{Target, UpstreamId};
 use crate::model::snapshot::{Section, Settings};
 
@@ -204,7 +207,15 @@ async fn a_section_that_cannot_hold_changes_nothing() {
     let routes = vec![route("shop.test", "/", to("missing#1"))];
     let section = crate::model::snapshot::Routing { upstreams: Vec::new(), routes };
     assert!(world.tell(Section::Routing(section)).await.is_some_and(|fault| fault.contains("missing#1")));
+    assert!(world.replace_control().await, "the newest control is obeyed, and no other");
     assert_eq!(world.tell(Section::Settings(Settings::default())).await, None);
     assert_eq!(world.get("shop.test", "/").await.body, "one");
+    // Listeners that disappear are closed; the others stay, without new sockets.
+    let listeners = Listeners { http: vec![world.http], https: Vec::new(), metrics: None };
+    assert_eq!(world.tell(Section::Listeners(listeners)).await, None);
+    assert_eq!(world.get("shop.test", "/").await.body, "one");
+    let (https, metrics) = (world.https, world.metrics);
+    eventually(async || TcpStream::connect(https).await.is_err().then_some(())).await;
+    eventually(async || TcpStream::connect(metrics).await.is_err().then_some(())).await;
     world.stop(DRAIN).await;
 }

@@ -63,6 +63,25 @@ impl World {
         world
     }
 
+    /// Another control takes over; whether the one before was left.
+    pub async fn replace_control(&mut self) -> bool {
+        let stream = UnixStream::connect(paths::edge_socket(self.directory.path())).await.unwrap();
+        let (sender, receiver) = link::split(stream);
+        self.sender = sender;
+        let mut before = std::mem::replace(&mut self.receiver, receiver);
+        match self.hear().await {
+            Up::Hello { generation, listeners, .. } => {
+                assert_eq!(
+                    (generation, listeners.http, listeners.metrics),
+                    (self.generation, vec![self.http], Some(self.metrics))
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        let end = async { while let Ok(Some(_)) = before.receive::<Up>().await {} };
+        tokio::time::timeout(PATIENCE, end).await.is_ok()
+    }
+
     /// Sends a section and waits until it holds; its fault.
     pub async fn tell(&mut self, section: Section) -> Option<String> {
         self.generation += 1;
