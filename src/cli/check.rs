@@ -24,11 +24,11 @@ pub fn run(dir: &Path, json: bool) -> bool {
     let findings = check(dir);
     if json {
         match serde_json::to_string(&findings) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say!("{text}"),
             Err(error) => report::print(&error, None),
         }
     } else if findings.faults.is_empty() {
-        println!("{}", findings.praise());
+        say!("{}", findings.praise());
     } else {
         report::print_faults(&findings.faults);
     }

@@ -5,6 +5,8 @@ use clap::CommandFactory;
 use super::{Done, Line};
 
 pub fn run(shell: clap_complete::Shell) -> Done {
-    clap_complete::generate(shell, &mut Line::command(), "opri", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Line::command(), "opri", &mut script);
+    say_on!("{}", String::from_utf8_lossy(&script));
     Ok(())
 }

@@ -50,10 +50,10 @@ impl Telling {
     fn tell(&mut self, line: &[u8]) -> Done {
         let followed: Followed = serde_json::from_slice(line).map_err(Failure::new)?;
         if self.json {
-            print!("{}", String::from_utf8_lossy(line));
+            say_on!("{}", String::from_utf8_lossy(line));
         }
         match followed {
-            Followed::Log(text) if !self.json => println!("    {}", report::clean(&text)),
+            Followed::Log(text) if !self.json => say!("    {}", report::clean(&text)),
             Followed::Log(_) => {}
             Followed::Stage(deployment) => self.stage(&deployment),
         }
@@ -84,7 +84,7 @@ impl Telling {
         };
         if !self.json {
             let commit = deployment.commit.as_ref().map_or("", |commit| commit.short());
-            println!("{:>7.2}s  {}  {words} {commit}", self.since.elapsed().as_secs_f32(), deployment.id);
+            say!("{:>7.2}s  {}  {words} {commit}", self.since.elapsed().as_secs_f32(), deployment.id);
         }
     }
 }

@@ -16,13 +16,13 @@ pub fn run(common: &Common, name: &ProjectName, repository: &str, main_url: Opti
     let path = dir.join("projects").join(format!("{name}.toml"));
     let text = project_file(repository, main_url)?;
     write_new(&path, &text)?;
-    println!("wrote {}", path.display());
+    say!("wrote {}", path.display());
     let client = Client::new(common)?;
     block_on(async {
         let reloaded: Reloaded = match client.post("/v1/reload", &()).await {
             Ok(reloaded) => reloaded,
             Err(failure) => {
-                println!("it will be hosted when `opri serve` runs; then `opri deploy {name}`");
+                say!("it will be hosted when `opri serve` runs; then `opri deploy {name}`");
                 return Err(failure);
             }
         };
@@ -34,10 +34,10 @@ pub fn run(common: &Common, name: &ProjectName, repository: &str, main_url: Opti
         }
         let outcome = deploy_each(&client, &sites).await;
         for site in &sites {
-            println!("{:8} {}", site.branch, site.url);
+            say!("{:8} {}", site.branch, site.url);
         }
         let status: Status = client.get("/v1/status").await?;
-        print!("{}", travis_lines(&status.hooks));
+        say_on!("{}", travis_lines(&status.hooks));
         outcome
     })
 }
@@ -52,7 +52,7 @@ async fn deploy_each(client: &Client, sites: &[SiteLine]) -> Done {
         match deploy::follow(client, &ordered.deployment, false).await {
             Ok(()) => {}
             Err(failure) if line.branch == "master" => outcome = Err(failure),
-            Err(Failure::Said { error, .. }) => println!("{name} does not serve: {}", report::clean(&error)),
+            Err(Failure::Said { error, .. }) => say!("{name} does not serve: {}", report::clean(&error)),
             Err(Failure::Told(_)) => {}
         }
     }

@@ -3,6 +3,23 @@
 //! The rule: what a verb prints for people goes to standard output, what went wrong to standard error, and the exit code
 //! says which: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 timed out.
 
+/// Prints a line for people. Whoever closed our standard output, as `head` does, has seen enough: that is no failure.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
+
+/// As `say`, and stays on the line.
+macro_rules! say_on {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let mut out = std::io::stdout();
+        let _ = write!(out, $($words)*).and_then(|()| out.flush());
+    }};
+}
+
 mod check;
 mod client;
 mod completions;
@@ -226,7 +243,7 @@ fn release_number(text: &str) -> Result<u64, String> {
 
 /// Prints a value as JSON, for `--json`.
 fn print_json<T: serde::Serialize>(value: &T) -> Done {
-    println!("{}", serde_json::to_string_pretty(value).map_err(Failure::new)?);
+    say!("{}", serde_json::to_string_pretty(value).map_err(Failure::new)?);
     Ok(())
 }
 

@@ -12,6 +12,6 @@ pub fn run(common: &Common, project: ProjectName, scope: PurgeScope) -> Done {
     if common.json {
         return print_json(&purged);
     }
-    println!("purged {} stored responses", purged.removed);
+    say!("purged {} stored responses", purged.removed);
     Ok(())
 }

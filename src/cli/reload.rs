@@ -13,9 +13,9 @@ pub fn run(common: &Common) -> Done {
     } else {
         report::print_faults(&outcome.faults);
         match (outcome.is_applied, &outcome.changes) {
-            (true, None) => println!("nothing changed"),
-            (true, Some(changes)) => println!("reloaded; {changes}"),
-            (false, _) => println!("not reloaded: everything is as it was"),
+            (true, None) => say!("nothing changed"),
+            (true, Some(changes)) => say!("reloaded; {changes}"),
+            (false, _) => say!("not reloaded: everything is as it was"),
         }
     }
     if outcome.faults.is_empty() && outcome.is_applied { Ok(()) } else { Err(Failure::Told(Exit::Failed)) }

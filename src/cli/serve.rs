@@ -33,7 +33,7 @@ pub fn edge(state_dir: &Path, await_sockets: bool) -> Done {
 /// What a person wants to know once everything is served.
 fn announce(status: &Status) {
     report::print_faults(&status.faults);
-    println!("opri {} serves {} projects", status.version, status.projects);
+    say!("opri {} serves {} projects", status.version, status.projects);
     for (name, addresses) in [
         ("http", shown(&status.listeners.http)),
         ("https", shown(&status.listeners.https)),
@@ -43,11 +43,11 @@ fn announce(status: &Status) {
         ("dashboard", status.dashboard.clone().unwrap_or_default()),
     ] {
         if !addresses.is_empty() {
-            println!("  {name:9} {addresses}");
+            say!("  {name:9} {addresses}");
         }
     }
     if status.edge.was_adopted {
-        println!("  the edge (pid {}) was running and goes on", status.edge.pid);
+        say!("  the edge (pid {}) was running and goes on", status.edge.pid);
     }
 }
 

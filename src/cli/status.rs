@@ -11,20 +11,17 @@ pub fn run(common: &Common) -> Done {
     if common.json {
         return print_json(&status);
     }
-    println!(
-        "opri {} (pid {}) with edge {} (pid {})",
-        status.version, status.pid, status.edge.version, status.edge.pid
-    );
-    println!("projects   {} ({} sites serve)", status.projects, status.sites_serving);
-    println!("http       {}", shown(&status.listeners.http));
-    println!("https      {}", shown(&status.listeners.https));
-    println!("metrics    {}", shown(status.listeners.metrics.as_slice()));
-    println!("runtime    {}", status.runtime);
-    println!("webhooks   {}", status.hooks);
+    say!("opri {} (pid {}) with edge {} (pid {})", status.version, status.pid, status.edge.version, status.edge.pid);
+    say!("projects   {} ({} sites serve)", status.projects, status.sites_serving);
+    say!("http       {}", shown(&status.listeners.http));
+    say!("https      {}", shown(&status.listeners.https));
+    say!("metrics    {}", shown(status.listeners.metrics.as_slice()));
+    say!("runtime    {}", status.runtime);
+    say!("webhooks   {}", status.hooks);
     if let Some(dashboard) = &status.dashboard {
-        println!("dashboard  {dashboard}");
+        say!("dashboard  {dashboard}");
     }
-    println!("state      {}", status.state_dir.display());
+    say!("state      {}", status.state_dir.display());
     report::print_faults(&status.faults);
     Ok(())
 }

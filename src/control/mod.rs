@@ -126,6 +126,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
         state_dir,
         builds: Semaphore::new(conf.machine.build.parallel),
         progress: broadcast::channel(PROGRESS).0,
+        stopping: watch::Sender::new(false),
     });
     found.take_up(&workshop);
     let desk = Desk::open(workshop.clone(), std::mem::take(&mut found.unfinished));
@@ -221,6 +222,7 @@ async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload) -> Result
 /// First no more requests, then no more apps.
 async fn stop(workshop: &Workshop) {
     tracing::info!("stopping");
+    workshop.stopping.send_replace(true);
     workshop.live.stop_edge(STOP_WITHIN).await;
     let running = workshop.runtime.running().await.unwrap_or_else(|error| {
         tracing::error!(%error, "the apps that run could not be listed");

@@ -105,13 +105,16 @@ impl ControlLink {
     async fn greet(&mut self, stream: UnixStream) {
         self.control = Some(link::split(stream));
         self.said = Vec::new();
-        self.report(Up::Hello {
+        let hello = Up::Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             generation: self.generation,
             listeners: self.sockets.listeners(),
-        })
-        .await;
+        };
+        let Some((sender, _)) = &mut self.control else { return };
+        if !matches!(timeout(REPORT, sender.send(&hello, &self.sockets.descriptors())).await, Ok(Ok(()))) {
+            self.control = None;
+        }
         self.tell_draining().await;
     }
 

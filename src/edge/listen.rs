@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,11 +57,15 @@ pub struct Sockets {
 
 /// One of them; it is closed when this is dropped.
 #[derive(Debug)]
-struct Listening(AbortHandle);
+struct Listening {
+    accepting: AbortHandle,
+    /// For a control that did not bind it, so that it outlives this edge.
+    descriptor: OwnedFd,
+}
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.abort();
+        self.accepting.abort();
     }
 }
 
@@ -80,6 +84,13 @@ impl Sockets {
         Listeners { http: of(Kind::Http), https: of(Kind::Https), metrics: of(Kind::Metrics).first().copied() }
     }
 
+    /// The sockets of `listeners`, in its order.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let listeners = self.listeners();
+        let open = addresses(&listeners).into_iter().filter_map(|key| self.open.get(&key));
+        open.map(|listening| listening.descriptor.as_fd()).collect()
+    }
+
     /// Makes the section hold. `handed` are the sockets for those of its addresses that are not open yet, in order; with
     /// `None` they are bound here. A fault leaves everything as it was.
     pub fn apply(&mut self, section: &Listeners, handed: Option<Vec<OwnedFd>>) -> Result<(), ListenError> {
@@ -92,12 +103,15 @@ impl Sockets {
                 Some(handed) => std::net::TcpListener::from(handed.next().ok_or(ListenError::Missing(address))?),
                 None => bind(address).map_err(|error| ListenError::Bind { address, error })?,
             };
+            let wrong = |error| ListenError::Bind { address, error };
+            let descriptor = socket.as_fd().try_clone_to_owned().map_err(wrong)?;
             let listener = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
-            fresh.push((*key, listener.map_err(|error| ListenError::Bind { address, error })?));
+            fresh.push((*key, listener.map_err(wrong)?, descriptor));
         }
         self.open.retain(|key, _| wanted.contains(key));
-        for (key, listener) in fresh {
-            self.open.insert(key, self.start(key.0, listener));
+        for (key, listener, descriptor) in fresh {
+            let accepting = self.start(key.0, listener);
+            self.open.insert(key, Listening { accepting, descriptor });
         }
         Ok(())
     }
@@ -107,13 +121,13 @@ impl Sockets {
         self.open.retain(|key, _| key.0 == Kind::Metrics);
     }
 
-    fn start(&self, kind: Kind, listener: TcpListener) -> Listening {
+    fn start(&self, kind: Kind, listener: TcpListener) -> AbortHandle {
         let shared = self.shared.clone();
         let task = match kind {
             Kind::Metrics => tokio::spawn(metrics_server::serve(listener, shared)),
             _ => tokio::spawn(accept(listener, kind, shared)),
         };
-        Listening(task.abort_handle())
+        task.abort_handle()
     }
 }
 

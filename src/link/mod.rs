@@ -41,7 +41,8 @@ pub enum Down {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Up {
-    /// The first message of a connection.
+    /// The first message of a connection. With it travel its listening sockets, in the order http, https, metrics: a
+    /// control that did not bind them can hand them to the edge that comes after this one.
     Hello {
         version: String,
         pid: u32,

@@ -24,7 +24,7 @@ pub fn run() -> Done {
             .route("/", get(move || async move { ([(CACHE_CONTROL, "no-store")], Html(fresh)) }))
             .route("/stored", get(move || async move { ([(CACHE_CONTROL, "public, max-age=60")], Html(page)) }));
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::new)?;
-        println!("ready");
+        say!("ready");
         let finish = async move {
             terminate.recv().await;
         };

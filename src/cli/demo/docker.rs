@@ -35,6 +35,8 @@ pub async fn import_base() -> Result<(), Failure> {
 
 fn root_file_system() -> std::io::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
+    // Engines do not read the form in which holes are kept.
+    tar.sparse(false);
     tar.append_path_with_name(std::env::current_exe()?, "opri")?;
     for library in libraries()? {
         let name = library.strip_prefix("/").unwrap_or(&library);

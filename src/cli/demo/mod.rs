@@ -9,7 +9,6 @@ mod scene;
 mod visitors;
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
@@ -57,21 +56,34 @@ pub fn run(options: Options) -> Done {
 }
 
 async fn tell(options: Options) -> Done {
-    say("1. Two repositories, open-knesset and open-pension, each with a master and a dev branch");
+    say!("1. Two repositories, open-knesset and open-pension, each with a master and a dev branch");
     if options.docker {
         docker::import_base().await?;
     }
     let scene = Scene::set(options.docker)?;
-    say("2. `opri serve` starts on their conf");
+    say!("2. `opri serve` starts on their conf");
     let mut prime = Prime::start(&scene).await?;
-    let ending = story(&scene, &prime, &options).await;
+    let ending = tokio::select! {
+        ending = story(&scene, &prime, &options) => ending,
+        interrupted = interrupted() => interrupted,
+    };
     prime.end().await;
     ending
 }
 
+/// Returns at Ctrl-C, or when it is asked to end otherwise.
+async fn interrupted() -> Done {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::new)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::new)?;
+    tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
 async fn story(scene: &Scene, prime: &Prime, options: &Options) -> Done {
     prime.tell_addresses().await?;
-    say("3. Travis says that all four branches passed: each is fetched, built, started and asked whether it is well");
+    say!("3. Travis says that all four branches passed: each is fetched, built, started and asked whether it is well");
     let mut number = 0;
     for project in PROJECTS {
         for branch in BRANCHES {
@@ -80,10 +92,10 @@ async fn story(scene: &Scene, prime: &Prime, options: &Options) -> Done {
             deploy(scene, prime, project, branch, &commit?, number).await?;
         }
     }
-    say("4. Sixteen visitors come and ask without a pause: plain and over HTTPS, keeping their connections or not");
+    say!("4. Sixteen visitors come and ask without a pause: plain and over HTTPS, keeping their connections or not");
     let visitors = Visitors::begin(scene.ports, &scene.root_certificate())?;
     sleep(BEFORE).await;
-    say("5. A committer pushes version 2 to open-knesset's master; Travis signs that it passed");
+    say!("5. A committer pushes version 2 to open-knesset's master; Travis signs that it passed");
     let commit = scene.commit(PROJECTS[0], BRANCHES[0], 2)?;
     let swapped = deploy(scene, prime, PROJECTS[0], BRANCHES[0], &commit, number + 1).await;
     sleep(AFTER).await;
@@ -91,9 +103,10 @@ async fn story(scene: &Scene, prime: &Prime, options: &Options) -> Done {
     let swap = swapped?.swap.unwrap_or_default();
     let failed = sum_up(&tally, swap);
     if options.once {
-        println!("{}", last_line(&tally, swap));
+        say!("{}", last_line(&tally, swap));
     } else if failed == 0 {
-        prime.keep_serving().await?;
+        say!("7. Prime goes on serving; look at the addresses above. Ctrl-C ends it");
+        std::future::pending::<()>().await;
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Told(Exit::Failed)) }
 }
@@ -101,15 +114,20 @@ async fn story(scene: &Scene, prime: &Prime, options: &Options) -> Done {
 /// Tells what the visitors saw, and how many of them saw something wrong.
 fn sum_up(tally: &Tally, swap: Duration) -> u64 {
     let seen = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    say(&format!(
+    say!(
         "6. {} requests, {} failed, swap took {:.1} ms",
         seen(&tally.requests),
         seen(&tally.failed),
         swap.as_secs_f64() * 1000.0
-    ));
-    println!("   {} visitors saw version 1, {} version 2", seen(&tally.old), seen(&tally.new));
+    );
+    say!(
+        "   on {}: {} answers of version 1, then {} of version 2; the other three sites had the rest",
+        visitors::host(PROJECTS[0], BRANCHES[0]),
+        seen(&tally.old),
+        seen(&tally.new)
+    );
     for failure in tally.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
-        println!("   failed: {}", crate::report::clean(failure));
+        say!("   failed: {}", crate::report::clean(failure));
     }
     let never_swapped = u64::from(seen(&tally.new) == 0);
     seen(&tally.failed) + never_swapped
@@ -133,7 +151,7 @@ async fn deploy(
     let payload = travis::passed(&scene.slug(project), branch, commit, number, &finished_at);
     let signature = scene.travis.sign(&payload);
     let (status, answer) = visitors::post_hook(scene.ports, travis::body(&payload), &signature).await?;
-    println!("   POST /events -> {status} {}", answer.trim());
+    say!("   POST /events -> {status} {}", answer.trim());
     let id = serde_json::from_str::<serde_json::Value>(&answer).ok();
     let id = id.and_then(|answer| answer["deployment"].as_str().and_then(|id| id.parse::<DeploymentId>().ok()));
     let id = id.ok_or_else(|| Failure::new(format!("the hook was not accepted: {status} {answer}")))?;
@@ -175,9 +193,9 @@ impl Prime {
         let status: Status = self.client.get("/v1/status").await?;
         let sites: Vec<SiteLine> = self.client.get("/v1/list").await?;
         for site in sites {
-            println!("   {}", site.url);
+            say!("   {}", site.url);
         }
-        println!("   {}  (the dashboard)", status.dashboard.unwrap_or_default());
+        say!("   {}  (the dashboard)", status.dashboard.unwrap_or_default());
         Ok(())
     }
 
@@ -199,17 +217,6 @@ impl Prime {
             }
             _ => Err(self.broken(&format!("{id} did not come to serve"))),
         }
-    }
-
-    async fn keep_serving(&self) -> Done {
-        say("7. Prime goes on serving; look at the addresses above. Ctrl-C ends it");
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::new)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::new)?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        Ok(())
     }
 
     /// Ends Prime and everything that it started.
@@ -242,20 +249,15 @@ impl Telling {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
             let followed = serde_json::from_slice(&line).map_err(Failure::new)?;
             if let crate::control::web::api::Followed::Stage(deployment) = followed {
-                print!("{} {}", if self.last.is_none() { "  " } else { " ->" }, deployment.stage);
-                let _ = std::io::stdout().flush();
+                say_on!("{} {}", if self.last.is_none() { "  " } else { " ->" }, deployment.stage);
                 self.last = Some(*deployment);
             }
         }
         if self.last.as_ref().is_some_and(|last| last.is_over() || last.stage >= Stage::Draining) {
-            println!();
+            say!();
         }
         Ok(())
     }
-}
-
-fn say(text: &str) {
-    println!("{text}");
 }
 
 fn rfc3339(at: SystemTime) -> Result<String, Failure> {

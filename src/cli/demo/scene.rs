@@ -122,7 +122,7 @@ fn free_port(from: u16) -> Result<u16, Failure> {
     let port = (from..from + 100).find(is_free);
     let port = port.ok_or_else(|| Failure::new(format!("no port is free from {from} to {}", from + 99)))?;
     if port != from {
-        println!("   port {from} is busy; {port} is taken instead");
+        say!("   port {from} is busy; {port} is taken instead");
     }
     Ok(port)
 }

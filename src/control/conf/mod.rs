@@ -138,7 +138,7 @@ fn read_machine(path: &Path, base: &Path) -> (machine::Said, Entrant) {
 fn note_unreadable_machine(sheet: &Sheet, fault: &files::FileFault) {
     match fault {
         files::FileFault::Unreadable(error) if error.kind() == io::ErrorKind::NotFound => {
-            let hint = "`opri host <name> <repo>` begins one; --conf names another directory";
+            let hint = "begin with a line like `domain = \"example.org\"`; --conf names another directory";
             sheet.note(None, "there is no conf for the machine", "", Some(hint.to_owned()));
         }
         other => sheet.note(None, other.to_string(), "", None),

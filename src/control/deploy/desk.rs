@@ -227,7 +227,7 @@ impl Clerk {
         line.running = Some(deployment.clone());
         let (newest, site) = (line.newest.subscribe(), site.clone());
         tokio::spawn(async move {
-            pipeline::run(workshop, deployment, newest).await;
+            workshop.while_running(pipeline::run(workshop.clone(), deployment, newest)).await;
             let _ = orders.send(Order::Ended(site)).await;
         });
     }

@@ -2,7 +2,7 @@
 //!
 //! Called by the desk and the pipeline. The rule: every transition is one batch that is on disk before its effects begin.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,11 @@ use crate::model::deployment::{Deployment, DeploymentId};
 use crate::model::name::{ProjectName, Site};
 use crate::model::push::{Provider, Push};
 use crate::model::release::Release;
+
+/// Deployments that are kept for each site.
+const DEPLOYMENTS_KEPT: usize = 100;
+/// No CI sends a delivery again after this.
+const DELIVERIES_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// What the desk counts for a site; nobody else writes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,9 +100,29 @@ impl History {
         self.store.get(deployment_key(id)).await
     }
 
-    /// Oldest first.
-    pub async fn deployments(&self, site: &Site) -> Result<Vec<Deployment>, StoreError> {
-        self.store.list(format!("deployment/{}/", path(site))).await
+    /// The last that was taken, whatever became of it.
+    pub async fn newest(&self, site: &Site) -> Result<Option<Deployment>, StoreError> {
+        let number = self.numbers(site).await?.last_deployment;
+        self.deployment(&DeploymentId { site: site.clone(), number }).await
+    }
+
+    /// Removes what is too old to matter: deployments that ended, but for the newest; deliveries of long ago. Tells the
+    /// deployments that went.
+    pub async fn sweep(&self, site: &Site, now: SystemTime) -> Result<Vec<Deployment>, StoreError> {
+        let all: Vec<Deployment> = self.store.list(format!("deployment/{}/", path(site))).await?;
+        let old = all.len().saturating_sub(DEPLOYMENTS_KEPT);
+        let gone: Vec<Deployment> = all.into_iter().take(old).filter(Deployment::is_over).collect();
+        let mut batch = Batch::default();
+        for deployment in &gone {
+            batch = batch.delete(deployment_key(&deployment.id));
+        }
+        let is_old =
+            move |delivery: &Delivery| now.duration_since(delivery.accepted_at).is_ok_and(|age| age > DELIVERIES_KEPT);
+        for key in self.store.keys("delivery/", is_old).await? {
+            batch = batch.delete(key);
+        }
+        self.store.write(batch).await?;
+        Ok(gone)
     }
 
     /// Oldest first: those that served.

@@ -75,11 +75,22 @@ pub struct Workshop {
     /// As many as builds may run at once.
     pub builds: Semaphore,
     pub progress: broadcast::Sender<Deployment>,
+    /// True once control ends: nothing is begun or brought back any more.
+    pub stopping: watch::Sender<bool>,
 }
 
 impl Workshop {
     pub fn conf(&self) -> Arc<Conf> {
         self.conf.borrow().clone()
+    }
+
+    /// Runs `work` until control ends; what is left of it is for the next control to find.
+    pub async fn while_running(&self, work: impl Future<Output = ()>) {
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            () = work => {}
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
     }
 
     /// Where the output of a deployment's build is kept.

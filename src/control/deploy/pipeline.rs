@@ -169,9 +169,11 @@ impl Attempt {
         let site = release.site.clone();
         let before = self.workshop.history.active(&site).await?;
         let active = ActiveRecord { release: release.number, since: SystemTime::now(), replicas: placed };
-        let decided = match self.step_back_for_newer() {
+        // Conf may have dropped the site meanwhile, and a newer push may have come.
+        let may_go_on = self.repository().and_then(|_| self.step_back_for_newer());
+        let decided = match may_go_on {
             Ok(()) => self.decide(&release, &active).await,
-            Err(newer) => Err(newer),
+            Err(reason) => Err(reason),
         };
         if let Err(error) = decided {
             let replicas: Vec<_> = active.replicas.into_iter().map(|placed| placed.replica).collect();
@@ -283,12 +285,17 @@ impl Behind {
 }
 
 /// Waits for the last request of a release that was replaced, then stops it.
-pub async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
+async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
     let cut = workshop.live.drained(old.upstream(), old.app.drain).await;
     if cut > 0 {
         tracing::warn!(release = old.name(), site = %old.site, cut, "requests were cut at the end of the drain");
     }
-    for placed in &before.replicas {
+    stop_replicas(workshop, before).await;
+}
+
+/// Stops what served, once nobody asks it any more.
+pub async fn stop_replicas(workshop: &Workshop, active: &ActiveRecord) {
+    for placed in &active.replicas {
         if let Err(error) = workshop.runtime.stop(&placed.replica, STOP_GRACE).await {
             tracing::error!(%error, "a replica could not be stopped");
         }
@@ -306,8 +313,16 @@ pub async fn end(workshop: &Workshop, deployment: &mut Deployment, outcome: Outc
     let _ = workshop.progress.send(deployment.clone());
 }
 
-/// Removes what is neither active nor among those kept for a rollback.
+/// Removes what is neither active nor among those kept for a rollback, and what is too old to be asked for.
 async fn prune(workshop: &Workshop, site: &Site) {
+    match workshop.history.sweep(site, SystemTime::now()).await {
+        Ok(gone) => {
+            for deployment in &gone {
+                let _ = tokio::fs::remove_file(workshop.build_log(deployment)).await;
+            }
+        }
+        Err(error) => tracing::warn!(%error, %site, "old deployments could not be forgotten"),
+    }
     let keep = workshop.conf().machine.keep_releases;
     let (Ok(active), Ok(releases)) = (workshop.history.active(site).await, workshop.history.releases(site).await)
     else {

@@ -89,11 +89,11 @@ async fn active_release(history: &History, site: &Site) -> Result<Option<(Releas
     Ok(release.map(|release| (release, active)))
 }
 
-/// A deployment whose decision was stored did come to serve; any other is begun again, because no CI tells twice.
+/// A deployment whose decision was stored did come to serve, whatever serves by now; any other is begun again, because no
+/// CI tells twice.
 async fn settle(history: &History, mut deployment: Deployment) -> Result<Option<Deployment>, StoreError> {
-    let active = history.active(&deployment.id.site).await?.map(|active| active.release);
-    if deployment.stage >= Stage::Swapping && deployment.release.is_some() && deployment.release == active {
-        deployment.outcome = deployment.release.map(|release| Outcome::Live { release });
+    if let (true, Some(release)) = (deployment.stage >= Stage::Swapping, deployment.release) {
+        deployment.outcome = Some(Outcome::Live { release });
         deployment.stage = Stage::Done;
         deployment.ended_at = Some(SystemTime::now());
         history.save(&deployment).await?;

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::history::{ActiveRecord, Placed};
-use super::pipeline::{health_host, serving};
+use super::pipeline::{health_host, serving, stop_replicas};
 use super::{DeployError, Workshop, gate};
 use crate::control::runtime::Replica;
 use crate::model::address::Address;
+use crate::model::name::Site;
 use crate::model::release::Release;
 
 /// The first restart comes at once; this is the pause before the second, doubled for each that follows.
@@ -33,7 +34,8 @@ pub fn watch_over(workshop: &Arc<Workshop>, release: &Release, active: &ActiveRe
             index: u16::try_from(index).unwrap_or(u16::MAX),
             pause: Duration::ZERO,
         };
-        tokio::spawn(supervisor.run());
+        let workshop = workshop.clone();
+        tokio::spawn(async move { workshop.while_running(supervisor.run()).await });
     }
 }
 
@@ -149,14 +151,12 @@ impl Supervisor {
     /// Whether this replica is still one that serves a site of conf. A store that cannot say stops nothing.
     async fn is_wanted(&self) -> bool {
         let site = &self.release.site;
-        let conf = self.workshop.conf();
-        let is_hosted = conf.projects.get(&site.project).is_some_and(|p| p.branches.contains_key(&site.branch));
         let serves = match self.workshop.history.active(site).await {
             Ok(active) => active
                 .is_some_and(|active| active.replicas.iter().any(|placed| placed.replica.id == self.placed.replica.id)),
             Err(_) => true,
         };
-        is_hosted && serves
+        is_hosted(&self.workshop, site) && serves
     }
 
     async fn clear_away(&self, replica: &Replica) {
@@ -166,22 +166,33 @@ impl Supervisor {
     }
 }
 
+fn is_hosted(workshop: &Workshop, site: &Site) -> bool {
+    let conf = workshop.conf();
+    conf.projects.get(&site.project).is_some_and(|project| project.branches.contains_key(&site.branch))
+}
+
 /// Ends what runs for a site that conf no longer names. Its releases stay, for the day it is named again.
-pub async fn lay_off(workshop: &Arc<Workshop>, site: crate::model::name::Site) {
+pub async fn lay_off(workshop: &Arc<Workshop>, site: Site) {
     let workshop = workshop.clone();
     let _ = workshop.live.deactivate(site.clone()).await;
     tokio::spawn(async move {
         let Ok(Some(active)) = workshop.history.active(&site).await else { return };
         let Ok(Some(release)) = workshop.history.release(&site, active.release).await else { return };
-        super::pipeline::retire(&workshop, &release, &active).await;
+        workshop.live.drained(release.upstream(), release.app.drain).await;
+        // Named again meanwhile: then it serves again.
+        if !is_hosted(&workshop, &site) {
+            stop_replicas(&workshop, &active).await;
+        }
     });
 }
 
 /// Starts what served a site before conf ceased to name it.
-pub async fn bring_back(workshop: &Arc<Workshop>, site: crate::model::name::Site) {
+pub async fn bring_back(workshop: &Arc<Workshop>, site: Site) {
     let Ok(Some(active)) = workshop.history.active(&site).await else { return };
     let Ok(Some(release)) = workshop.history.release(&site, active.release).await else { return };
-    let answering = ActiveRecord { replicas: Vec::new(), ..active.clone() };
+    let alive = workshop.runtime.running().await.unwrap_or_default();
+    let mut answering = active.clone();
+    answering.replicas.retain(|placed| alive.iter().any(|replica| replica.id == placed.replica.id));
     if let Err(error) = workshop.live.activate(site.clone(), serving(&release, &answering)).await {
         tracing::error!(%site, %error, "a site that is back in conf could not be routed");
     }

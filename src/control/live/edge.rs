@@ -5,15 +5,17 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::link::{self, Down, Generation, LinkError, Receiver, Sender, Up, paths};
+use crate::link::{self, Down, Generation, LinkError, Message, Receiver, Sender, Up, paths};
 use crate::model::machine::Listeners;
 
 /// From its start until an edge must have said hello. It needs about 20 ms.
@@ -45,6 +47,8 @@ pub struct Edge {
     pub generation: Generation,
     /// What it listened on when the connection began.
     pub listeners: Listeners,
+    /// The sockets of `listeners`, in its order, until they are taken.
+    pub sockets: Vec<OwnedFd>,
     /// Whether it was running before.
     pub was_adopted: bool,
 }
@@ -75,17 +79,23 @@ impl Edge {
     async fn greet(stream: UnixStream, was_adopted: bool) -> Result<Self, EdgeError> {
         let (sender, mut receiver) = link::split(stream);
         let hello = timeout(START_TIMEOUT, receiver.receive()).await.map_err(|_| EdgeError::Silent)??;
-        match hello.map(|message| message.message) {
-            Some(Up::Hello { version, pid, generation, listeners }) => {
-                Ok(Self { sender, receiver, pid, version, generation, listeners, was_adopted })
-            }
-            _ => Err(EdgeError::Silent),
-        }
+        let Some(Message { message: Up::Hello { version, pid, generation, listeners }, descriptors }) = hello else {
+            return Err(EdgeError::Silent);
+        };
+        Ok(Self { sender, receiver, pid, version, generation, listeners, sockets: descriptors, was_adopted })
     }
 
-    pub async fn send(&mut self, message: &Down, descriptors: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), EdgeError> {
+    pub async fn send(&mut self, message: &Down, descriptors: &[BorrowedFd<'_>]) -> Result<(), EdgeError> {
         let sent = timeout(SEND_TIMEOUT, self.sender.send(message, descriptors)).await;
         Ok(sent.map_err(|_| EdgeError::Silent)??)
+    }
+
+    /// Ends a process that does not answer.
+    pub fn kill(&self) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        if let Some(Err(error)) = pid.map(|pid| kill_process(pid, Signal::KILL)) {
+            tracing::error!(%error, pid = self.pid, "the edge cannot be ended");
+        }
     }
 
     /// What the edge says next; `None` when it is gone. May be dropped and asked again.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
@@ -35,6 +35,9 @@ use sockets::Sockets;
 const QUEUE: usize = 256;
 /// Between two attempts to get an edge again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How long the edge may take to make a section hold, before it is taken for broken and replaced. It needs about 1 ms;
+/// reading 10,000 certificates takes seconds.
+const ANSWER: Duration = Duration::from_secs(20);
 /// What a drain may take beyond its own time before it is taken for done: an edge that was lost says nothing.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 
@@ -209,9 +212,9 @@ impl Owner {
         show: watch::Sender<View>,
     ) -> Result<Self, LiveError> {
         let Beginning { conf, running, certificates } = beginning;
-        let edge = Edge::connect(&conf.machine.state_dir).await?;
+        let mut edge = Edge::connect(&conf.machine.state_dir).await?;
         let mut sockets = Sockets::default();
-        sockets.adopt(&conf.machine.listeners, &edge.listeners);
+        sockets.adopt(&conf.machine.listeners, &edge.listeners, std::mem::take(&mut edge.sockets));
         if let Err(error) = sockets.bind(&conf.machine.listeners) {
             if !edge.was_adopted {
                 end(edge).await;
@@ -241,10 +244,15 @@ impl Owner {
         let (reply, mut holds) = oneshot::channel();
         let generation = self.generation;
         self.waiting.push(Waiting { generation, kind: SectionKind::Listeners, since: Instant::now(), reply });
+        let deadline = Instant::now() + ANSWER;
         loop {
-            match self.edge.receive().await {
-                Some(up) => self.hear(up),
-                None => return Err(LiveError::Edge(EdgeError::Silent)),
+            match timeout_at(deadline, self.edge.receive()).await {
+                Ok(Some(up)) => self.hear(up),
+                Ok(None) => return Err(LiveError::Edge(EdgeError::Silent)),
+                Err(_) => {
+                    self.edge.kill();
+                    return Err(LiveError::Edge(EdgeError::Silent));
+                }
             }
             if let Ok(outcome) = holds.try_recv() {
                 return outcome.map(drop);
@@ -269,6 +277,11 @@ impl Owner {
                     Some(up) => self.hear(up),
                     None => self.find_edge_again().await,
                 },
+                () = overdue(self.waiting.first()) => {
+                    tracing::error!(pid = self.edge.pid, "the edge does not answer; it is ended");
+                    self.edge.kill();
+                    self.find_edge_again().await;
+                }
             }
         }
     }
@@ -420,11 +433,16 @@ impl Owner {
             }
             sleep(TRY_AGAIN).await;
         }
-        // An edge that began anew drains nothing.
-        self.drains.clear();
-        self.draining.clear();
         if !self.edge.was_adopted {
-            self.sockets.forget_adopted();
+            // An edge that began anew drains nothing.
+            self.drains.clear();
+            self.draining.clear();
+        }
+        let sockets = std::mem::take(&mut self.edge.sockets);
+        self.sockets.adopt(&self.conf.machine.listeners, &self.edge.listeners, sockets);
+        let now = Instant::now();
+        for waiting in &mut self.waiting {
+            waiting.since = now;
         }
         if let Err(error) = self.sockets.bind(&self.conf.machine.listeners) {
             tracing::error!(%error, "a socket could not be bound again");
@@ -444,6 +462,14 @@ impl Owner {
             view.listeners = self.edge.listeners.clone();
             view.trusted = plan::trusted(&self.certificates, SystemTime::now());
         });
+    }
+}
+
+/// Returns when the edge should have answered long ago.
+async fn overdue(oldest: Option<&Waiting>) {
+    match oldest {
+        Some(waiting) => sleep_until(waiting.since + ANSWER).await,
+        None => std::future::pending().await,
     }
 }
 

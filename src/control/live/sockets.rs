@@ -20,10 +20,10 @@ const BACKLOG: i32 = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    #[error("cannot listen on {address}: {source}{}", by(.holder))]
+    #[error("cannot listen on {address}: {error}{}", by(.holder))]
     Bind {
         address: SocketAddr,
-        source: io::Error,
+        error: io::Error,
         /// Who listens there, when it can be known.
         holder: Option<String>,
     },
@@ -59,29 +59,23 @@ enum Kind {
 struct Socket {
     /// With the port the kernel gave, where conf said 0.
     address: SocketAddr,
-    /// `None`: the edge had it already when this control began.
-    listener: Option<OwnedFd>,
+    listener: OwnedFd,
 }
 
 impl Sockets {
-    /// Takes over what a running edge says it listens on, where conf wants it.
-    pub fn adopt(&mut self, wanted: &Listeners, held: &Listeners) {
-        let mut free = names(held);
+    /// Takes over what a running edge listens on, where conf wants it. `sockets` are those of `held`, in its order.
+    pub fn adopt(&mut self, wanted: &Listeners, held: &Listeners, sockets: Vec<OwnedFd>) {
+        let mut free: Vec<(Name, OwnedFd)> = names(held).into_iter().zip(sockets).collect();
         for wanted in names(wanted) {
-            let fits = |held: &Name| {
+            let fits = |(held, _): &(Name, OwnedFd)| {
                 let is_any_port = wanted.address.port() == 0 && held.address.ip() == wanted.address.ip();
                 held.kind == wanted.kind && (held.address == wanted.address || is_any_port)
             };
             if let Some(place) = free.iter().position(fits) {
-                let address = free.swap_remove(place).address;
-                self.bound.entry(wanted).or_insert(Socket { address, listener: None });
+                let (held, listener) = free.swap_remove(place);
+                self.bound.entry(wanted).or_insert(Socket { address: held.address, listener });
             }
         }
-    }
-
-    /// Forgets the sockets that only a dead edge had.
-    pub fn forget_adopted(&mut self) {
-        self.bound.retain(|_, socket| socket.listener.is_some());
     }
 
     /// Binds every address of `wanted` that is not bound yet; all or none.
@@ -89,12 +83,12 @@ impl Sockets {
         let mut new = Vec::new();
         for name in names(wanted).into_iter().filter(|name| !self.bound.contains_key(name)) {
             let address = name.address;
-            let listener = listen_on(address).map_err(|source| {
-                let in_use = source.kind() == io::ErrorKind::AddrInUse;
-                SocketError::Bind { address, holder: in_use.then(|| holder_of(address)).flatten(), source }
+            let listener = listen_on(address).map_err(|error| {
+                let in_use = error.kind() == io::ErrorKind::AddrInUse;
+                SocketError::Bind { address, holder: in_use.then(|| holder_of(address)).flatten(), error }
             })?;
             let real = listener.local_addr().unwrap_or(address);
-            new.push((name, Socket { address: real, listener: Some(listener.into()) }));
+            new.push((name, Socket { address: real, listener: listener.into() }));
         }
         self.bound.extend(new);
         Ok(())
@@ -119,7 +113,7 @@ impl Sockets {
         let is_held = |kind, address| held.iter().any(|held| held.kind == kind && held.address == address);
         let descriptors = bound()
             .filter(|(kind, socket)| !is_held(*kind, socket.address))
-            .filter_map(|(_, socket)| socket.listener.as_ref().map(AsFd::as_fd))
+            .map(|(_, socket)| socket.listener.as_fd())
             .collect();
         (listeners, descriptors)
     }
@@ -218,7 +212,8 @@ mod tests {
         ports.dedup();
         assert_eq!((ports.len(), descriptors.len()), (4, 4));
         let mut next = Sockets::default();
-        next.adopt(&wanted, &listeners);
+        let held = descriptors.iter().map(|held| held.try_clone_to_owned().unwrap()).collect();
+        next.adopt(&wanted, &listeners, held);
         assert_eq!(next.section(&wanted, &listeners).0, listeners);
     }
 

@@ -78,6 +78,23 @@ impl Store {
         entries.into_iter().map(|(key, bytes)| parse(key, &bytes)).collect()
     }
 
+    /// The keys that begin with `prefix` and whose values are as wanted.
+    pub async fn keys<T: DeserializeOwned>(
+        &self,
+        prefix: impl Into<String>,
+        is_wanted: impl Fn(&T) -> bool,
+    ) -> Result<Vec<String>, StoreError> {
+        let prefix = prefix.into();
+        let entries = self.run(move |embedded| embedded.list(&prefix)).await?;
+        let mut keys = Vec::new();
+        for (key, bytes) in entries {
+            if is_wanted(&parse(key.clone(), &bytes)?) {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
+    }
+
     pub async fn write(&self, batch: Batch) -> Result<(), StoreError> {
         if let Some(malformed) = batch.malformed {
             return Err(malformed);

@@ -25,7 +25,7 @@ use crate::control::reload::Reload;
 use crate::control::runtime::{ByteStream, follow_file, tail_file};
 use crate::link::Purge;
 use crate::model::deployment::{Cause, DeploymentId};
-use crate::model::name::Site;
+use crate::model::name::{BranchName, Site};
 
 /// How far back a log is shown, in lines.
 const LINES: usize = 1000;
@@ -164,6 +164,9 @@ fn known(office: &Office, site: &Site) -> Result<(), DeployError> {
 }
 
 async fn purge(State(office): State<Arc<Office>>, Json(order): Json<PurgeOrder>) -> Answer<Purged> {
+    if !office.workshop.conf().projects.contains_key(&order.project) {
+        return Err(DeployError::UnknownSite(Site::new(order.project, BranchName::master())).into());
+    }
     let purge = Purge { project: order.project, scope: order.scope };
     let removed = office.workshop.live.purge(purge).await.map_err(DeployError::from)?;
     Ok(Json(Purged { removed }))
@@ -199,7 +202,7 @@ async fn logs(State(office): State<Arc<Office>>, Query(query): Query<OfLogs>) ->
 }
 
 async fn build_log(office: &Office, query: &OfLogs) -> Result<ByteStream, Refused> {
-    let newest = office.workshop.history.deployments(&query.site).await.map_err(DeployError::from)?.pop();
+    let newest = office.workshop.history.newest(&query.site).await.map_err(DeployError::from)?;
     let path = office.workshop.build_log(&newest.ok_or_else(|| nothing_yet(&query.site))?);
     if query.follow {
         return Ok(follow_file(path, LINES));

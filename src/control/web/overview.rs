@@ -29,7 +29,7 @@ async fn line(office: &Office, conf: &Conf, project: &Project, site: Site) -> Re
         Some(active) => history.release(&site, active.release).await?,
         None => None,
     };
-    let newest = history.deployments(&site).await?.pop();
+    let newest = history.newest(&site).await?;
     let rate = office.rates.of(&site, &office.workshop.live.view().traffic);
     let host = host_of(conf, &site);
     Ok(SiteLine {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -20,12 +21,17 @@ use super::admin::Office;
 use super::dashboard;
 use crate::control::certs::challenge::Challenges;
 use crate::control::deploy::desk::Accepted;
-use crate::control::hooks::{self, Delivery, GITHUB_BODY_MAX, Hooks, Verdict};
+use crate::control::hooks::{self, Delivery, Hooks, Verdict};
 use crate::model::host::HostName;
 use crate::model::push::{Provider, Push};
 
-/// Hooks that may be judged at once; RSA takes 50 µs, a key that must be fetched takes seconds.
-const HOOKS_AT_ONCE: usize = 32;
+/// What nearly every delivery is below, in bytes. More may come at once of those than of larger ones, so that strangers
+/// can make control hold 64 + 100 MB at the most.
+const SMALL: usize = 1 << 20;
+const SMALL_AT_ONCE: usize = 64;
+const LARGE_AT_ONCE: usize = 4;
+/// How long a body may take to arrive.
+const ARRIVAL: Duration = Duration::from_secs(5);
 /// A CI waits ten seconds at least; whoever takes longer here is stuck.
 const PATIENCE: Duration = Duration::from_secs(9);
 /// Between two looks whether Travis' key is a day old.
@@ -37,12 +43,14 @@ pub struct Counter {
     pub office: Arc<Office>,
     pub hooks: Hooks,
     pub challenges: Challenges,
-    turns: Semaphore,
+    small: Semaphore,
+    large: Semaphore,
 }
 
 impl Counter {
     pub fn new(office: Arc<Office>, hooks: Hooks, challenges: Challenges) -> Arc<Self> {
-        Arc::new(Self { office, hooks, challenges, turns: Semaphore::new(HOOKS_AT_ONCE) })
+        let (small, large) = (Semaphore::new(SMALL_AT_ONCE), Semaphore::new(LARGE_AT_ONCE));
+        Arc::new(Self { office, hooks, challenges, small, large })
     }
 }
 
@@ -61,27 +69,47 @@ pub fn router(counter: Arc<Counter>) -> Router {
         .route("/events/{token}", post(hook))
         .route("/.well-known/acme-challenge/{token}", get(challenge))
         .route("/", get(front))
-        .layer(DefaultBodyLimit::max(GITHUB_BODY_MAX))
         .with_state(counter)
 }
 
-async fn hook(State(counter): State<Arc<Counter>>, headers: HeaderMap, body: Bytes) -> Response {
-    let observed = &counter.office.workshop.observed;
-    let Ok(_turn) = counter.turns.try_acquire() else {
-        observed.hook(None, "too-many");
-        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "5")], "too many hooks at once\n").into_response();
+/// A turn is taken before the body is read, so that memory is bounded whoever sends.
+async fn hook(State(counter): State<Arc<Counter>>, headers: HeaderMap, body: Body) -> Response {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let is_small = declared.is_none_or(|length| length <= SMALL);
+    let most = if is_small { SMALL } else { hooks::body_max(&headers) };
+    let turns = if is_small { &counter.small } else { &counter.large };
+    if declared.is_some_and(|length| length > most) {
+        return refused(&counter, StatusCode::PAYLOAD_TOO_LARGE, "the delivery is too large\n");
+    }
+    let Ok(_turn) = turns.try_acquire() else {
+        return refused(&counter, StatusCode::TOO_MANY_REQUESTS, "too many hooks at once\n");
     };
+    match timeout(ARRIVAL, to_bytes(body, most)).await {
+        Ok(Ok(body)) => judge(&counter, &headers, &body).await,
+        Ok(Err(_)) => refused(&counter, StatusCode::PAYLOAD_TOO_LARGE, "the delivery is too large, or broke off\n"),
+        Err(_) => refused(&counter, StatusCode::REQUEST_TIMEOUT, "the delivery takes too long\n"),
+    }
+}
+
+/// For what is not even read.
+fn refused(counter: &Counter, status: StatusCode, why: &'static str) -> Response {
+    counter.office.workshop.observed.hook(None, "refused");
+    (status, [("retry-after", "5")], why).into_response()
+}
+
+async fn judge(counter: &Counter, headers: &HeaderMap, body: &[u8]) -> Response {
+    let observed = &counter.office.workshop.observed;
     let conf = counter.office.workshop.conf();
-    let provider = hooks::provider(&headers).ok();
-    let delivery = Delivery { headers: &headers, body: &body };
+    let provider = hooks::provider(headers).ok();
+    let delivery = Delivery { headers, body };
     let judging = counter.hooks.judge(&delivery, &conf.machine, &conf.projects);
     let Ok(verdict) = timeout(PATIENCE, judging).await else {
         observed.hook(provider, "stuck");
         return (StatusCode::SERVICE_UNAVAILABLE, "the hook could not be judged in time\n").into_response();
     };
     match verdict {
-        Verdict::Push(pushes) => accept(&counter, provider, pushes).await,
-        Verdict::Ignored(why) => ignored(&counter, provider, why),
+        Verdict::Push(pushes) => accept(counter, provider, pushes).await,
+        Verdict::Ignored(why) => ignored(counter, provider, why),
         Verdict::Refused(refusal) => {
             observed.hook(provider, "refused");
             tracing::warn!(?provider, %refusal, "a hook was refused");
