@@ -79,6 +79,7 @@ async fn limits_answer_and_close() {
         limits.header_timeout = Duration::from_millis(300);
         limits.header_bytes = 1000;
         limits.body_max = 10;
+        limits.body_timeout = Duration::from_millis(100);
     });
     let (world, app) = shop(World::with(settings).await).await;
     let mut slow = Visitor::new(world.http).await;
@@ -96,6 +97,9 @@ async fn limits_answer_and_close() {
     let chunked =
         "POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n";
     assert_eq!(world.ask(chunked).await.status, 413);
+    let wrong = "POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n";
+    assert_eq!(world.ask(wrong).await.status, 400);
+    assert_eq!(world.ask("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 5\r\n\r\nab").await.status, 408);
     world.stop(DRAIN).await;
 }
 
