@@ -10,6 +10,9 @@ use pingora::{Error, ErrorSource, ErrorType};
 /// How long a visitor is asked to wait before trying again, in seconds.
 pub const RETRY_AFTER: &str = "5";
 
+/// pingora's name for a chunk that is none.
+const INVALID_CHUNK: &str = "InvalidChunk";
+
 /// Why a request gets no answer from an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -21,6 +24,8 @@ pub enum Failure {
     UnknownHost,
     /// The head was not whole within its time.
     HeadTimeout,
+    /// The next part of the body did not come in time.
+    BodyTimeout,
     BodyTooLarge,
     HeadTooLarge,
     /// The host is not one that the connection's certificate stands for.
@@ -40,7 +45,7 @@ impl Failure {
         match self {
             Failure::Malformed | Failure::BadHost => StatusCode::BAD_REQUEST,
             Failure::UnknownHost => StatusCode::NOT_FOUND,
-            Failure::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Failure::HeadTimeout | Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Failure::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Failure::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -58,6 +63,7 @@ impl Failure {
             Failure::BadHost => "bad_host",
             Failure::UnknownHost => "unknown_host",
             Failure::HeadTimeout => "header_timeout",
+            Failure::BodyTimeout => "body_timeout",
             Failure::BodyTooLarge => "body_max",
             Failure::HeadTooLarge => "header_bytes",
             Failure::Misdirected => "misdirected",
@@ -70,10 +76,16 @@ impl Failure {
 
     /// Whether what follows on the connection cannot be trusted to be the next request.
     pub fn closes(self) -> bool {
-        matches!(
+        let is_sound = matches!(
             self,
-            Failure::Malformed | Failure::HeadTimeout | Failure::BodyTooLarge | Failure::HeadTooLarge | Failure::Method
-        )
+            Failure::BadHost
+                | Failure::UnknownHost
+                | Failure::Misdirected
+                | Failure::Absent
+                | Failure::Broken
+                | Failure::Slow
+        );
+        !is_sound
     }
 
     fn explanation(self) -> &'static str {
@@ -81,7 +93,7 @@ impl Failure {
             Failure::Malformed => "The request could not be understood.",
             Failure::BadHost => "The request does not say which site it is for.",
             Failure::UnknownHost => "There is no site with this name here.",
-            Failure::HeadTimeout => "The request took too long to arrive.",
+            Failure::HeadTimeout | Failure::BodyTimeout => "The request took too long to arrive.",
             Failure::BodyTooLarge => "What was sent is larger than this site takes.",
             Failure::HeadTooLarge => "The header of the request is larger than this server takes.",
             Failure::Misdirected => "This connection was made for another site.",
@@ -97,7 +109,10 @@ impl Failure {
 pub fn of_proxy(error: &Error) -> Option<Failure> {
     use ErrorType::{ConnectRefused, ConnectTimedout, ReadTimedout, WriteTimedout};
     match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => Some(Failure::Malformed),
+        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader | ErrorType::Custom(INVALID_CHUNK)) => {
+            Some(Failure::Malformed)
+        }
+        (ErrorSource::Downstream, ReadTimedout) => Some(Failure::BodyTimeout),
         (ErrorSource::Downstream, _) => None,
         (_, ConnectRefused) => Some(Failure::Absent),
         (_, ErrorType::ConnectError | ErrorType::ConnectNoRoute) if is_nobody_there(error) => Some(Failure::Absent),

@@ -385,6 +385,9 @@ async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) -> R
     if has_body {
         session.write_response_body(Some(body), true).await?;
     }
+    // A connection closed, or a stream let go of, while its body still comes takes its answer along. What the client sends
+    // after the answer is of no interest, and neither is how that ends.
+    let _ = session.drain_request_body().await;
     Ok(())
 }
 

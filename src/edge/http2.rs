@@ -30,6 +30,8 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const SEND_BUFFER: usize = 64 << 10;
 /// Malformed requests that a connection is forgiven.
 const REJECTIONS: u32 = 32;
+/// How long what is left of a request body is taken in after its answer.
+const BODY_REST: Duration = Duration::from_secs(5);
 /// How long streams may take to end after their connection has.
 const AFTER: Duration = Duration::from_secs(1);
 
@@ -85,7 +87,7 @@ async fn answer_one(
 ) {
     let mut session = ServerSession::new_http2(session);
     session.set_write_timeout(Some(limits.write_timeout));
-    session.set_total_drain_timeout(Some(limits.body_timeout));
+    session.set_total_drain_timeout(Some(BODY_REST));
     tokio::select! {
         _ = shared.engine().process_new_http(session, &stopping) => {}
         () = visit.until_cut() => {}

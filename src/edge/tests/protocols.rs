@@ -8,13 +8,19 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::model::route::Target;
+
 use super::world::{App, Visitor, World, limits, route, to, upstream};
 
 const DRAIN: Duration = Duration::from_secs(5);
 
 async fn shop(mut world: World) -> (World, App) {
     let app = App::on_tcp("one").await;
-    let routes = vec![route("shop.test", "/", to("shop#1")), route("blog.test", "/", to("shop#1"))];
+    let routes = vec![
+        route("shop.test", "/", to("shop#1")),
+        route("blog.test", "/", to("shop#1")),
+        route("shop.test", "/off", Target::Absent),
+    ];
     world.route(routes, vec![upstream("shop#1", &[&app], DRAIN)]).await;
     (world, app)
 }
@@ -73,6 +79,7 @@ async fn limits_answer_and_close() {
         limits.header_timeout = Duration::from_millis(300);
         limits.header_bytes = 1000;
         limits.body_max = 10;
+        limits.body_timeout = Duration::from_millis(100);
     });
     let (world, app) = shop(World::with(settings).await).await;
     let mut slow = Visitor::new(world.http).await;
@@ -90,6 +97,9 @@ async fn limits_answer_and_close() {
     let chunked =
         "POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n";
     assert_eq!(world.ask(chunked).await.status, 413);
+    let wrong = "POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n";
+    assert_eq!(world.ask(wrong).await.status, 400);
+    assert_eq!(world.ask("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 5\r\n\r\nab").await.status, 408);
     world.stop(DRAIN).await;
 }
 
@@ -153,7 +163,12 @@ async fn http2_streams_share_a_connection() {
     let (response, _) = sender.send_request(wrong, true).unwrap();
     assert_eq!(response.await.unwrap().status(), 421);
     assert_eq!(app.asked(), 3);
-    drop((client, sender));
+    // An answer that does not wait for the body arrives all the same.
+    let early = http::Request::post("https://shop.test/off").body(()).unwrap();
+    let (response, mut body) = sender.ready().await.unwrap().send_request(early, false).unwrap();
+    body.send_data("some of it".into(), false).unwrap();
+    assert_eq!(response.await.unwrap().status(), 503);
+    drop((client, body));
     world.stop(DRAIN).await;
     let _ = connection.await.unwrap();
 }
