@@ -130,10 +130,8 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     });
     found.take_up(&workshop);
     let desk = Desk::open(workshop.clone(), std::mem::take(&mut found.unfinished));
-    observed.reloaded(faults.is_empty());
     let reload = Reload::begin(dir.clone(), faults, publish, workshop.clone());
-    let rates = Rates::default();
-    tokio::spawn(rates.clone().sample(live.clone()));
+    let rates = Rates::begin(live.clone());
 
     let office = Arc::new(Office { workshop: workshop.clone(), desk, reload: reload.clone(), rates, certificates });
     let counter = Counter::new(office.clone(), Hooks::default(), challenges);

@@ -35,6 +35,7 @@ impl Reload {
     /// `faults` are those of the first load; `publish` tells everybody of a new conf.
     pub fn begin(dir: PathBuf, faults: Vec<Fault>, publish: watch::Sender<Arc<Conf>>, workshop: Arc<Workshop>) -> Self {
         let (orders, mut queue) = mpsc::channel::<oneshot::Sender<Reloaded>>(QUEUE);
+        workshop.observed.reloaded(faults.is_empty());
         let last = Arc::new(Mutex::new(Last { faults, content: 0 }));
         let reloader = Reloader { dir: dir.clone(), publish, workshop, last: last.clone() };
         tokio::spawn(async move {

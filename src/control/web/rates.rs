@@ -31,7 +31,13 @@ pub struct Rates {
 
 impl Rates {
     /// Samples until the process ends.
-    pub async fn sample(self, live: Live) {
+    pub fn begin(live: Live) -> Self {
+        let rates = Self::default();
+        tokio::spawn(rates.clone().sample(live));
+        rates
+    }
+
+    async fn sample(self, live: Live) {
         loop {
             {
                 let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
