@@ -17,9 +17,14 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
     ("main", &["cli"], "the program is the command line and nothing else"),
     ("report", &[], "how an error is shown depends on nobody's errors"),
     ("model", &[], "nouns and rules stand alone, so that they are tested without waiting"),
+    ("dial", &[], "how a socket is reached depends on nobody's words"),
     ("link", &["model"], "the link carries nouns; it knows neither plane"),
-    ("edge", &["link", "model", "report"], "the process that reads the Internet's bytes knows nothing of control"),
-    ("control", &["link", "model", "report"], "control speaks to the edge over the link, never by a call"),
+    (
+        "edge",
+        &["dial", "link", "model", "report"],
+        "the process that reads the Internet's bytes knows nothing of control",
+    ),
+    ("control", &["dial", "link", "model", "report"], "control speaks to the edge over the link, never by a call"),
     ("cli", &["control", "edge", "link", "model", "report"], "the command line starts and asks everything"),
 ];
 

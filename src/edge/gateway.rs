@@ -21,18 +21,20 @@ use crate::model::machine::Limits;
 
 use super::answer::{self, What};
 use super::cache::{CacheStatus, Fill, Hit};
+use super::connect::{Direct, Streamed, Tunnel};
 use super::failure::{self, Failure};
 use super::headers;
 use super::metrics::Measured;
 use super::request::Asked;
 use super::shared::State;
-use super::tunnel::Tunnel;
 use super::upstream::{Claim, Turn};
 use super::visit::Visit;
 
 /// How long a connection to an app may idle before it is closed: shorter than the two (gunicorn) to five (Node, uvicorn)
 /// seconds after which servers close theirs, so that a POST, which cannot be sent twice, does not meet one just closing.
 const POOLED: Duration = Duration::from_secs(1);
+/// A body that any socket holds whole, in bytes: such a request may use a pooled connection.
+const BODY_SMALL: usize = 32 << 10;
 /// How long a WebSocket may be silent.
 const TUNNEL: Duration = Duration::from_secs(3600);
 
@@ -122,6 +124,9 @@ impl ProxyHttp for Gateway {
             peer.options.read_timeout = Some(TUNNEL);
             peer.options.custom_l4 = Some(Arc::new(Tunnel));
             // Only a fresh connection is patient.
+            peer.group_key ^= 1;
+        } else if has_large_body(session.req_header()) {
+            peer.options.custom_l4 = Some(Arc::new(Streamed));
             peer.group_key ^= 1;
         }
         exchange.turn = Some(turn);
@@ -391,6 +396,16 @@ async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) -> R
     Ok(())
 }
 
+/// Whether a request's body may be more than the sockets on its way hold.
+fn has_large_body(request: &RequestHeader) -> bool {
+    if matches!(request.method, Method::GET | Method::HEAD) {
+        return false;
+    }
+    let length = request.headers.get(http::header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    length.is_none_or(|length| length > BODY_SMALL)
+}
+
 /// The address of a replica with all the timeouts that pingora leaves open.
 fn peer(turn: &Turn, limits: &Limits) -> Result<HttpPeer> {
     let replica = turn.replica();
@@ -399,6 +414,7 @@ fn peer(turn: &Turn, limits: &Limits) -> Result<HttpPeer> {
         Address::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?,
     };
     peer.group_key = replica.group;
+    peer.options.custom_l4 = Some(Arc::new(Direct));
     peer.options.connection_timeout = Some(limits.upstream_connect_timeout);
     peer.options.total_connection_timeout = Some(limits.upstream_connect_timeout);
     peer.options.read_timeout = Some(limits.upstream_timeout);

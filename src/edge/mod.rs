@@ -7,8 +7,10 @@
 mod admission;
 mod answer;
 mod cache;
+mod connect;
 mod connection;
 mod control_link;
+mod duplex;
 mod failure;
 mod gateway;
 mod head;
@@ -25,7 +27,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod tunnel;
 mod upstream;
 mod visit;
 

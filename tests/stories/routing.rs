@@ -84,3 +84,28 @@ fn two_projects_that_claim_one_host_are_told_and_the_first_keeps_it() {
     prime.says("http://shop.test", "shop");
     prime.says("http://blog.test", "blog");
 }
+
+#[test]
+fn a_link_in_the_place_of_a_socket_is_not_followed() {
+    let world = World::new();
+    let secret = world.path().join("engine.sock");
+    let listener = world.runtime.block_on(async { tokio::net::UnixListener::bind(&secret).unwrap() });
+    let (socket, link) = (world.path().join("app.sock"), world.path().join("link.sock"));
+    std::fs::hard_link(&secret, &socket).unwrap();
+    std::os::unix::fs::symlink(&secret, &link).unwrap();
+    world.runtime.spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = [0; 4096];
+            let _ = stream.read(&mut bytes).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
+        }
+    });
+    let prime = world
+        .prime()
+        .project("real", &format!("upstream = \"unix:{}\"\n", socket.display()))
+        .project("linked", &format!("upstream = \"unix:{}\"\n", link.display()))
+        .start();
+    prime.says("http://real.test", "ok");
+    assert!(prime.get("http://linked.test").status.is_server_error());
+}

@@ -9,10 +9,11 @@ use std::time::Duration;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::control::runtime::RuntimeError;
+use crate::dial;
 use crate::model::address::Address;
 use crate::model::app::HealthCheck;
 
@@ -90,7 +91,7 @@ enum Asking {
 async fn ask(address: &Address, check: &HealthCheck, host: &str) -> Result<u16, Asking> {
     let closed = |_| Asking::NotListening;
     match address {
-        Address::Unix(path) => exchange(UnixStream::connect(path).await.map_err(closed)?, check, host).await,
+        Address::Unix(path) => exchange(dial::unix(path).await.map_err(closed)?, check, host).await,
         Address::Tcp(address) => exchange(TcpStream::connect(address).await.map_err(closed)?, check, host).await,
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -90,12 +90,23 @@ impl Edge {
         Ok(sent.map_err(|_| EdgeError::Silent)??)
     }
 
+    /// Returns when the process is no more.
+    pub async fn gone(&self) {
+        let Some(pid) = self.process() else { return };
+        while test_kill_process(pid).is_ok() {
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Ends a process that does not answer.
     pub fn kill(&self) {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        if let Some(Err(error)) = pid.map(|pid| kill_process(pid, Signal::KILL)) {
+        if let Some(Err(error)) = self.process().map(|pid| kill_process(pid, Signal::KILL)) {
             tracing::error!(%error, pid = self.pid, "the edge cannot be ended");
         }
+    }
+
+    fn process(&self) -> Option<Pid> {
+        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
     }
 
     /// What the edge says next; `None` when it is gone. May be dropped and asked again.

@@ -267,6 +267,7 @@ impl Owner {
                     Some(Command::StopEdge(within, reply)) => {
                         let _ = self.edge.send(&Down::Stop { within }, &[]).await;
                         while self.edge.receive().await.is_some() {}
+                        self.edge.gone().await;
                         let _ = reply.send(());
                         return;
                     }
