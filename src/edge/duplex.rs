@@ -2,8 +2,8 @@
 //!
 //! Used by `connect` for requests with large bodies. pingora 0.9.1 reads nothing of an answer while it writes a part of
 //! the request (`proxy_handle_upstream` in proxy_h1.rs), so an app that answers while it reads, as an echo does, and the
-//! edge wait for each other for ever once both sockets are full. The rule: what cannot be written while an answer is
-//! there to be read is kept, a little of it, so that pingora comes to read.
+//! edge wait for each other for ever once both sockets are full. The rule: while a write waits the answer is read ahead,
+//! so that the app goes on; and what cannot be written while an answer is there is kept, so that pingora comes to read.
 
 use std::fmt::Debug;
 use std::io;
@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// What may be kept of a request, in bytes. An app that reads as much as it writes needs a few parts of it; one that
 /// never reads is not given more.
 const KEPT_MAX: usize = 1 << 20;
-/// What is read ahead of an answer, in bytes.
+/// What may be read ahead of an answer, in bytes, and in one go.
+const ARRIVED_MAX: usize = 4 << 20;
 const PART: usize = 16 << 10;
 
 #[derive(Debug)]
@@ -45,16 +46,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Duplex<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the app has said something that waits to be read.
+    /// Reads ahead all there is; whether something waits to be given out.
     fn has_arrived(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if self.arrived.is_empty() && !self.has_ended {
+        while self.arrived.len() < ARRIVED_MAX && !self.has_ended {
             let mut part = [0; PART];
             let mut buffer = ReadBuf::new(&mut part);
-            if let Poll::Ready(read) = Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
-                read?;
-                self.has_ended = buffer.filled().is_empty();
-                self.arrived.extend_from_slice(buffer.filled());
-            }
+            let Poll::Ready(read) = Pin::new(&mut self.socket).poll_read(cx, &mut buffer) else { break };
+            read?;
+            self.has_ended = buffer.filled().is_empty();
+            self.arrived.extend_from_slice(buffer.filled());
         }
         Ok(!self.arrived.is_empty())
     }
@@ -88,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Duplex<S> {
                 return Poll::Ready(written);
             }
         }
-        if self.kept.len() + bytes.len() <= KEPT_MAX && self.has_arrived(cx)? {
+        if self.has_arrived(cx)? && self.kept.len() + bytes.len() <= KEPT_MAX {
             self.kept.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }

@@ -123,11 +123,10 @@ impl ProxyHttp for Gateway {
             session.set_read_timeout(Some(TUNNEL));
             peer.options.read_timeout = Some(TUNNEL);
             peer.options.custom_l4 = Some(Arc::new(Tunnel));
-            // Only a fresh connection is patient.
-            peer.group_key ^= 1;
+            unpooled(&mut peer);
         } else if has_large_body(session.req_header()) {
             peer.options.custom_l4 = Some(Arc::new(Streamed));
-            peer.group_key ^= 1;
+            unpooled(&mut peer);
         }
         exchange.turn = Some(turn);
         Ok(Box::new(peer))
@@ -404,6 +403,12 @@ fn has_large_body(request: &RequestHeader) -> bool {
     let length = request.headers.get(http::header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     length.is_none_or(|length| length > BODY_SMALL)
+}
+
+/// For a connection that is made for one request: it is neither taken from the pool nor put there.
+fn unpooled(peer: &mut HttpPeer) {
+    peer.group_key ^= 1;
+    peer.options.idle_timeout = Some(Duration::ZERO);
 }
 
 /// The address of a replica with all the timeouts that pingora leaves open.
