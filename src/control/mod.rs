@@ -34,7 +34,7 @@ use crate::report::Fault;
 use certs::Certificate;
 use certs::challenge::Challenges;
 use certs::renew::{self, Wanted};
-use conf::Conf;
+use conf::{Conf, Loaded};
 use deploy::desk::Desk;
 use deploy::history::History;
 use deploy::{DeployError, Workshop, look_around};
@@ -89,10 +89,9 @@ enum Ending {
 /// Runs control until a signal ends it. `ready` is called once everything is served.
 pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(), ServeError> {
     let files = conf::watch(dir.clone()).await;
-    let loaded = conf::load(&dir, None).map_err(ServeError::Conf)?;
+    let loaded = load(&dir)?;
     let (conf, faults) = (Arc::new(loaded.conf), loaded.faults);
     let state_dir = conf.machine.state_dir.clone();
-    prepare(&state_dir)?;
 
     let store = Store::open(&state_dir).await?;
     let observed = Observed::new()?;
@@ -145,6 +144,16 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
         Ending::Leave => tracing::info!("control leaves; edge and apps go on"),
     }
     Ok(())
+}
+
+/// Reads conf, and what an earlier control kept of it for projects whose files have faults. Makes the state directory.
+fn load(dir: &Path) -> Result<Loaded, ServeError> {
+    let previous = conf::state_dir(dir).ok().and_then(|state_dir| conf::last(dir, &state_dir));
+    let loaded = conf::load(dir, previous.as_ref()).map_err(ServeError::Conf)?;
+    prepare(&loaded.conf.machine.state_dir)?;
+    conf::keep(dir, &loaded.conf, &loaded.faults)
+        .unwrap_or_else(|error| tracing::warn!(%error, "conf could not be kept"));
+    Ok(loaded)
 }
 
 /// The state directory and what is always in it, for this user alone.

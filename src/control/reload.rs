@@ -114,8 +114,17 @@ impl Reloader {
             return self.refused(crate::report::with_causes(&error), None);
         }
         self.publish.send_replace(new.clone());
+        self.keep(new.clone(), faults.clone()).await;
         deploy::conf_changed(&self.workshop, &old, &new).await;
         Reloaded { is_applied: true, changes, faults }
+    }
+
+    async fn keep(&self, conf: Arc<Conf>, faults: Vec<Fault>) {
+        let dir = self.dir.clone();
+        let keeping = tokio::task::spawn_blocking(move || conf::keep(&dir, &conf, &faults));
+        if let Ok(Err(error)) = keeping.await {
+            tracing::warn!(%error, "conf could not be kept");
+        }
     }
 
     /// For what is wrong with the machine's conf only in this moment.

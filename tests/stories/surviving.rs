@@ -124,3 +124,19 @@ fn ctrl_c_ends_edge_and_apps() {
     prime.start();
     prime.says("http://shop.test", "page");
 }
+
+#[test]
+fn a_project_whose_file_broke_while_control_was_away_stays_as_it_was() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    prime.kill_control();
+    std::fs::write(prime.conf_file("projects/shop.toml"), "repo = \n").unwrap();
+    prime.start();
+    prime.says("http://shop.test", "page");
+    assert!(prime.status()["faults"][0]["file"].as_str().is_some_and(|file| file.ends_with("shop.toml")));
+    assert!(!prime.opri(&["reload"]).status.success());
+    prime.says("http://shop.test", "page");
+}

@@ -8,6 +8,7 @@ mod app;
 mod claims;
 mod diff;
 mod files;
+mod kept;
 mod machine;
 mod outside;
 mod project;
@@ -31,6 +32,7 @@ use crate::report::Fault;
 pub use app::repository_wish;
 pub use diff::changes;
 pub use files::fingerprint;
+pub use kept::{keep, last};
 pub use watch::watch;
 
 use claims::Entrant;
@@ -68,8 +70,13 @@ pub struct Loaded {
 /// `Err` when `prime.toml` has a fault, or the directory cannot be read: then nothing is to be applied, and the faults of
 /// all files are there.
 pub fn load(dir: &Path, previous: Option<&Conf>) -> Result<Loaded, Vec<Fault>> {
+    load_below(dir, dir, previous)
+}
+
+/// As `load`, with relative paths as they are meant in the conf directory `home`.
+fn load_below(dir: &Path, home: &Path, previous: Option<&Conf>) -> Result<Loaded, Vec<Fault>> {
     let sheet_of_dir = Sheet::new(dir.display().to_string(), String::new());
-    let listed = base(dir).and_then(|base| Ok((base, files::projects(dir)?)));
+    let listed = base(home).and_then(|base| Ok((base, files::projects(dir)?)));
     let (base, paths) = match listed {
         Ok(listed) => listed,
         Err(error) => {
