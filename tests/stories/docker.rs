@@ -23,9 +23,10 @@ struct Cleaning(String);
 impl Drop for Cleaning {
     fn drop(&mut self) {
         let filter = format!("label=openprime.project={}", self.0);
+        let images = format!("reference=opri-*/{}", self.0);
         for (list, remove) in [
             (vec!["ps", "-aq", "--filter", &filter], vec!["rm", "-f"]),
-            (vec!["images", "-q", "--filter", &filter], vec!["rmi", "-f"]),
+            (vec!["images", "-q", "--filter", &images], vec!["rmi", "-f"]),
             (vec!["network", "ls", "-q", "--filter", &filter], vec!["network", "rm"]),
         ] {
             let Ok(output) = Command::new("docker").args(&list).output() else { return };

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::super::Failure;
+use crate::control::conf;
+use crate::control::runtime::Runtime;
 
 /// What the demo's repositories carry; `FROM` names the image made here.
 pub const DOCKERFILE: &str =
@@ -31,6 +33,13 @@ pub async fn import_base() -> Result<(), Failure> {
         step.map_err(|error| Failure::new(format!("the base image cannot be imported: {error}")))?;
     }
     Ok(())
+}
+
+/// Removes what the demo's Prime, which has ended, made in the engine. The base image stays: the next demo needs it.
+pub async fn clear_away(conf: &Path) -> Result<(), Failure> {
+    let Ok(loaded) = conf::load(conf, None) else { return Ok(()) };
+    let runtime = Runtime::choose(&loaded.conf.machine).await.map_err(Failure::new)?;
+    runtime.clean(&[]).await.map_err(Failure::new)
 }
 
 fn root_file_system() -> std::io::Result<Vec<u8>> {

@@ -68,6 +68,9 @@ async fn tell(options: Options) -> Done {
         interrupted = interrupted() => interrupted,
     };
     prime.end().await;
+    if options.docker {
+        docker::clear_away(&scene.conf()).await?;
+    }
     ending
 }
 
