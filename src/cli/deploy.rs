@@ -66,7 +66,10 @@ impl Telling {
         let words = match &deployment.outcome {
             Some(Outcome::Failed { at, reason }) => {
                 let error = format!("{} failed while {at}: {reason}", deployment.id);
-                let hint = Some(format!("what served before still does; `opri logs --build {}`", deployment.id.site));
+                let hint = Some(format!(
+                    "nothing that served was touched; `opri logs --build {}` shows more",
+                    deployment.id.site
+                ));
                 self.ending = Some(Err(Failure::Said { exit: Exit::Failed, error, hint }));
                 return;
             }
@@ -84,7 +87,8 @@ impl Telling {
         };
         if !self.json {
             let commit = deployment.commit.as_ref().map_or("", |commit| commit.short());
-            say!("{:>7.2}s  {}  {words} {commit}", self.since.elapsed().as_secs_f32(), deployment.id);
+            let line = format!("{words} {commit}");
+            say!("{:>7.2}s  {}  {}", self.since.elapsed().as_secs_f32(), deployment.id, line.trim_end());
         }
     }
 }

@@ -28,17 +28,20 @@ pub fn run(common: &Common, name: &ProjectName, repository: &str, main_url: Opti
         };
         report::print_faults(&reloaded.faults);
         let sites: Vec<SiteLine> = client.get("/v1/list").await?;
-        let sites: Vec<SiteLine> = sites.into_iter().filter(|site| site.project == name.as_str()).collect();
+        let mut sites: Vec<SiteLine> = sites.into_iter().filter(|site| site.project == name.as_str()).collect();
+        sites.sort_by_key(|site| site.branch != "master");
         if sites.is_empty() {
             return Err(Failure::Told(Exit::Failed));
         }
-        let outcome = deploy_each(&client, &sites).await;
+        deploy_each(&client, &sites).await.inspect_err(|_| {
+            say!("edit {} and `opri deploy {name}` again", path.display());
+        })?;
         for site in &sites {
             say!("{:8} {}", site.branch, site.url);
         }
         let status: Status = client.get("/v1/status").await?;
         say_on!("{}", travis_lines(&status.hooks));
-        outcome
+        Ok(())
     })
 }
 

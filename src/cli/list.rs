@@ -7,6 +7,7 @@ use super::table::{self, span};
 use super::{Common, Done, block_on, print_json};
 use crate::control::web::api::SiteLine;
 use crate::model::deployment::Outcome;
+use crate::report;
 
 pub fn run(common: &Common) -> Done {
     let client = Client::new(common)?;
@@ -18,6 +19,14 @@ pub fn run(common: &Common) -> Done {
         ["PROJECT", "BRANCH", "RELEASE", "COMMIT", "SINCE", "REQ/S", "5XX", "CACHE", "CERT", "URL", "DEPLOYMENT"];
     let rows: Vec<Vec<String>> = sites.iter().map(row).collect();
     table::print(&heading, &rows);
+    for site in &sites {
+        if let Some(Outcome::Failed { reason, .. }) =
+            site.deployment.as_ref().and_then(|newest| newest.outcome.as_ref())
+        {
+            let first = reason.lines().next().unwrap_or_default();
+            say!("{}/{} failed: {}", site.project, site.branch, report::clean(first));
+        }
+    }
     Ok(())
 }
 

@@ -33,7 +33,8 @@ pub fn edge(state_dir: &Path, await_sockets: bool) -> Done {
 /// What a person wants to know once everything is served.
 fn announce(status: &Status) {
     report::print_faults(&status.faults);
-    say!("opri {} serves {} projects", status.version, status.projects);
+    let projects = if status.projects == 1 { "project" } else { "projects" };
+    say!("opri {} serves {} {projects}", status.version, status.projects);
     for (name, addresses) in [
         ("http", shown(&status.listeners.http)),
         ("https", shown(&status.listeners.https)),

@@ -87,8 +87,8 @@ impl Reloader {
         for fault in &outcome.faults {
             tracing::error!("{}", fault.to_string().trim_end());
         }
-        if outcome.is_applied {
-            tracing::info!(changes = outcome.changes.as_deref().unwrap_or("none"), "conf is reloaded");
+        if let Some(changes) = outcome.changes.as_ref().filter(|_| outcome.is_applied) {
+            tracing::info!(changes, "conf is reloaded");
         }
         self.workshop.observed.reloaded(outcome.faults.is_empty());
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Last { faults: outcome.faults.clone(), content };

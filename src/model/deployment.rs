@@ -141,7 +141,9 @@ pub struct Deployment {
     pub release: Option<u64>,
     pub stage: Stage,
     pub outcome: Option<Outcome>,
+    #[serde(with = "crate::model::instant")]
     pub accepted_at: SystemTime,
+    #[serde(default, with = "crate::model::instant::option")]
     pub ended_at: Option<SystemTime>,
     /// From the decision until the edge served the new release.
     #[serde(default)]

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod certificate;
 pub mod deployment;
 pub mod host;
+pub mod instant;
 pub mod machine;
 pub mod name;
 pub mod project;

@@ -17,6 +17,7 @@ pub struct Release {
     pub commit: Commit,
     pub artifact: Artifact,
     pub app: AppSpec,
+    #[serde(with = "crate::model::instant")]
     pub built_at: SystemTime,
 }
 

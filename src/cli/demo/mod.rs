@@ -108,7 +108,10 @@ async fn story(scene: &Scene, prime: &Prime, options: &Options) -> Done {
     if options.once {
         say!("{}", last_line(&tally, swap));
     } else if failed == 0 {
-        say!("7. Prime goes on serving; look at the addresses above. Ctrl-C ends it");
+        say!("7. Prime goes on serving; look at the addresses above. Ctrl-C ends it, and removes everything");
+        say!("   HTTPS on port {}, by the CA in {}", scene.ports.https, scene.root_certificate().display());
+        say!("   metrics on http://127.0.0.1:{}/metrics", scene.ports.metrics);
+        say!("   the command line works on it: opri list --conf {}", scene.conf().display());
         std::future::pending::<()>().await;
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Told(Exit::Failed)) }

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -19,6 +19,11 @@ use crate::model::app::HealthCheck;
 
 /// While nothing listens yet the gate looks often: most apps are up within a second.
 const EAGER: Duration = Duration::from_millis(20);
+/// How long it looks often.
+const EAGER_FOR: Duration = Duration::from_secs(2);
+/// How much of an answer's body is read, and for how long.
+const BODY_READ: usize = 64 << 10;
+const BODY_WAIT: Duration = Duration::from_secs(1);
 /// One asking takes no longer than this, and no longer than what is left.
 const ASKING: Duration = Duration::from_secs(5);
 
@@ -60,9 +65,10 @@ async fn ask_until_ready(
     prepare: impl Fn() -> Result<(), RuntimeError>,
 ) -> Result<Address, GateError> {
     let Asked { candidates, check, host } = asked;
-    let deadline = Instant::now() + check.timeout;
+    let since = Instant::now();
+    let deadline = since + check.timeout;
     let mut pause = EAGER.min(check.interval);
-    let mut last = "nothing was listening".to_owned();
+    let mut last = "nothing listened on $SOCKET or $PORT".to_owned();
     loop {
         prepare()?;
         for address in candidates {
@@ -79,7 +85,9 @@ async fn ask_until_ready(
             return Err(GateError::NotReady { timeout: check.timeout, last });
         }
         sleep(pause).await;
-        pause = (pause * 2).min(check.interval);
+        if since.elapsed() >= EAGER_FOR {
+            pause = (pause * 2).min(check.interval);
+        }
     }
 }
 
@@ -109,10 +117,17 @@ where
         .header("connection", "close")
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|error| Asking::Broken(error.to_string()))?;
-    let asking = sender.send_request(request);
+    let asking = async {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status().as_u16();
+        // Leaving in the middle of a body would put a complaint into the log of many an app.
+        let rest = Limited::new(answer.into_body(), BODY_READ).collect();
+        let _ = timeout(BODY_WAIT, rest).await;
+        Ok(status)
+    };
     tokio::select! {
         biased;
-        answer = asking => answer.map(|answer| answer.status().as_u16()).map_err(broken),
+        status = asking => status.map_err(broken),
         Err(error) = connection => Err(broken(error)),
     }
 }

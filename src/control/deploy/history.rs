@@ -32,6 +32,7 @@ pub struct Numbers {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveRecord {
     pub release: u64,
+    #[serde(with = "crate::model::instant")]
     pub since: SystemTime,
     pub replicas: Vec<Placed>,
 }
@@ -47,6 +48,7 @@ pub struct Placed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     pub deployment: DeploymentId,
+    #[serde(with = "crate::model::instant")]
     pub accepted_at: SystemTime,
 }
 

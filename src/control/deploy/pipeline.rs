@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use super::history::{ActiveRecord, Placed};
@@ -217,6 +218,9 @@ impl Attempt {
             error => Outcome::Failed { at: self.deployment.stage, reason: crate::report::with_causes(&error) },
         };
         tracing::warn!(deployment = %self.deployment.id, ?outcome, "deployment ended");
+        if let Outcome::Failed { at, reason } = &outcome {
+            note(&self.workshop.build_log(&self.deployment), &format!("failed while {at}: {reason}")).await;
+        }
         if let Some(artifact) = self.made.take() {
             discard(&self.workshop, &artifact).await;
         }
@@ -262,6 +266,15 @@ impl Attempt {
                 tracing::error!(%error, "a replica could not be stopped");
             }
         }
+    }
+}
+
+/// Adds a last line to a log; a deployment that cannot write it has failed all the same.
+async fn note(log: &std::path::Path, line: &str) {
+    let file = tokio::fs::OpenOptions::new().append(true).create(true).open(log).await;
+    if let Ok(mut file) = file {
+        let _ = file.write_all(format!("{line}\n").as_bytes()).await;
+        let _ = file.flush().await;
     }
 }
 

@@ -5,6 +5,8 @@
 //! that was full and has room again needs no restart.
 
 use std::fmt::Display;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -93,6 +95,9 @@ impl Embedded {
     }
 
     fn create(&self) -> Result<Database, StoreError> {
+        // It holds what apps are given: for this user alone, from its first byte.
+        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path);
+        made.map_err(|error| self.failure(error))?;
         let database = Database::create(&self.path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(self.path.clone()),
             other => self.failure(other),

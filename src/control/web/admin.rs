@@ -231,5 +231,5 @@ fn whole(text: String) -> ByteStream {
 
 fn nothing_yet(site: &Site) -> Refused {
     let hint = Some(format!("`opri deploy {site}` builds its head"));
-    Refused(StatusCode::NOT_FOUND, Refusal { error: format!("{site} has never been deployed"), hint })
+    Refused(StatusCode::NOT_FOUND, Refusal { error: format!("no release of {site} has served yet"), hint })
 }

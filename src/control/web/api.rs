@@ -43,6 +43,7 @@ pub struct SiteLine {
     pub branch: String,
     pub release: Option<String>,
     pub commit: Option<Commit>,
+    #[serde(default, with = "crate::model::instant::option")]
     pub since: Option<SystemTime>,
     /// Replicas that answer; `None` for a legacy upstream.
     pub replicas: Option<usize>,
@@ -51,6 +52,7 @@ pub struct SiteLine {
     /// Of those, the share answered with 500 and above, 0 to 1.
     pub errors: f64,
     pub cache_hits: f64,
+    #[serde(default, with = "crate::model::instant::option")]
     pub certificate_ends: Option<SystemTime>,
     pub url: String,
     /// How the newest deployment stands, when it does not serve.
@@ -62,6 +64,7 @@ pub struct SiteLine {
 pub struct ReleaseLine {
     pub release: String,
     pub commit: Commit,
+    #[serde(with = "crate::model::instant")]
     pub built_at: SystemTime,
     pub is_active: bool,
 }

@@ -113,7 +113,12 @@ async fn judge(counter: &Counter, headers: &HeaderMap, body: &[u8]) -> Response 
         Verdict::Refused(refusal) => {
             observed.hook(provider, "refused");
             tracing::warn!(?provider, %refusal, "a hook was refused");
-            (refusal.status(), axum::Json(json!({ "error": refusal.to_string() }))).into_response()
+            // What is wrong with the machine is for its log, not for whoever asks.
+            let error = match refusal.status().is_server_error() {
+                true => "the signature cannot be checked now".to_owned(),
+                false => refusal.to_string(),
+            };
+            (refusal.status(), axum::Json(json!({ "error": error }))).into_response()
         }
     }
 }

@@ -54,9 +54,9 @@ impl Rates {
     pub fn of(&self, site: &Site, now: &[SiteTraffic]) -> Rate {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let find = |traffic: &[SiteTraffic]| traffic.iter().find(|traffic| traffic.site == *site).cloned();
-        let (Some((since, first)), Some(last)) = (samples.front(), find(now)) else { return Rate::default() };
-        let zero = SiteTraffic { site: site.clone(), requests: 0, errors: 0, cache_hits: 0, in_flight: 0 };
-        let first = find(first).unwrap_or(zero);
+        // An edge that was adopted has counted before anybody sampled: only a difference of two samples is a rate.
+        let first = samples.iter().find_map(|(since, traffic)| Some((since, find(traffic)?)));
+        let (Some((since, first)), Some(last)) = (first, find(now)) else { return Rate::default() };
         // An edge that began anew counts from zero again.
         let requests = last.requests.saturating_sub(first.requests) as f64;
         let share = |of: u64| if requests > 0.0 { of as f64 / requests } else { 0.0 };
