@@ -161,9 +161,12 @@ impl ProxyHttp for Gateway {
         let is_repeatable = matches!(session.req_header().method, Method::GET | Method::HEAD)
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
-        match is_repeatable {
-            true => error.retry.decide_reuse(is_reused),
-            false => error.set_retry(false),
+        // pingora does not mark a failed write, which is how the end of an idle connection shows when it comes late.
+        let is_stale = is_reused && matches!(error.etype(), ErrorType::WriteError | ErrorType::ConnectionClosed);
+        match (is_repeatable, is_stale) {
+            (true, true) => error.set_retry(true),
+            (true, false) => error.retry.decide_reuse(is_reused),
+            (false, _) => error.set_retry(false),
         }
         error
     }

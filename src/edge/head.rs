@@ -5,6 +5,7 @@
 
 use bytes::{Buf, BytesMut};
 
+use crate::model::host::HostName;
 use crate::model::machine::Limits;
 
 use super::failure::Failure;
@@ -41,7 +42,53 @@ pub fn take(ahead: &mut BytesMut, searched: &mut usize, limits: &Limits) -> Resu
         return Ok(None);
     };
     let framing = judge(&ahead[..end], limits)?;
-    Ok(Some(Head { bytes: ahead.split_to(end), framing }))
+    let bytes = in_origin_form(ahead.split_to(end))?;
+    Ok(Some(Head { bytes, framing }))
+}
+
+/// A head whose target is a path, so that route, cache and app all judge the same bytes. An absolute target is taken
+/// apart, when its host is the one that Host names (RFC 9112 section 3.2.2); everything else is refused.
+fn in_origin_form(head: BytesMut) -> Result<BytesMut, Failure> {
+    let line = head[..].split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version)) = (words.next(), words.next(), words.next()) else {
+        return Err(Failure::Malformed);
+    };
+    if target.contains(&b'#') {
+        return Err(Failure::Malformed);
+    }
+    if target.starts_with(b"/") || (method == b"OPTIONS" && target == b"*") {
+        return Ok(head);
+    }
+    if method == b"CONNECT" {
+        return Err(Failure::Method);
+    }
+    let target = std::str::from_utf8(target).map_err(|_| Failure::Malformed)?;
+    let (scheme, rest) = target.split_once("://").ok_or(Failure::Malformed)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(Failure::Malformed);
+    }
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if HostName::from_authority(authority).ok() != host(&head) || host(&head).is_none() {
+        return Err(Failure::BadHost);
+    }
+    let mut rewritten = BytesMut::with_capacity(head.len() + 1);
+    rewritten.extend_from_slice(method);
+    rewritten.extend_from_slice(if path.starts_with('/') { b" " } else { b" /" });
+    rewritten.extend_from_slice(path.as_bytes());
+    rewritten.extend_from_slice(b" ");
+    rewritten.extend_from_slice(version);
+    rewritten.extend_from_slice(&head[line.len()..]);
+    Ok(rewritten)
+}
+
+/// The host that the first Host field names; whether there is just one is judged later.
+fn host(head: &[u8]) -> Option<HostName> {
+    let field = head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
+        let (name, value) = line.split_at_checked(line.iter().position(|byte| *byte == b':')?)?;
+        name.eq_ignore_ascii_case(b"host").then(|| value[1..].trim_ascii())
+    })?;
+    HostName::from_authority(std::str::from_utf8(field).ok()?).ok()
 }
 
 const END: &[u8] = b"\r\n\r\n";
@@ -124,6 +171,23 @@ mod tests {
     fn head(text: &str) -> Result<Option<Framing>, Failure> {
         let limits = Limits { header_bytes: 200, headers: 4, ..Limits::default() };
         take(&mut BytesMut::from(text), &mut 0, &limits).map(|head| head.map(|head| head.framing))
+    }
+
+    #[test]
+    fn every_target_leaves_as_a_path() {
+        let settled = |target: &str| {
+            let head = format!("GET {target} HTTP/1.1\r\nHost: shop.test:80\r\n\r\n");
+            let settled = in_origin_form(BytesMut::from(head.as_str()))?;
+            let line = String::from_utf8_lossy(&settled).lines().next().unwrap_or_default().to_owned();
+            Ok::<_, Failure>(line)
+        };
+        assert_eq!(settled("/a?b=/c").unwrap(), "GET /a?b=/c HTTP/1.1");
+        assert_eq!(settled("http://SHOP.test/a").unwrap(), "GET /a HTTP/1.1");
+        assert_eq!(settled("http://shop.test").unwrap(), "GET / HTTP/1.1");
+        assert_eq!(settled("http://shop.test?x=/static/app.js").unwrap(), "GET /?x=/static/app.js HTTP/1.1");
+        for target in ["http://other.test/", "ftp://shop.test/", "shop.test", "*", "/a#b", "http://shop.test#/a", ""] {
+            assert!(settled(target).is_err(), "{target}");
+        }
     }
 
     #[test]

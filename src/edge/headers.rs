@@ -44,6 +44,12 @@ pub fn to_app(header: &mut RequestHeader, asked: &Asked, visit: &Visit, trusted:
     if !header.headers.contains_key(FORWARDED_HOST) {
         header.insert_header(FORWARDED_HOST, asked.authority.as_str())?;
     }
+    // HTTP/2 may send cookies in crumbs; an HTTP/1 app must see one field (RFC 9113 section 8.2.3).
+    if header.headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+        let crumbs = header.headers.get_all(header::COOKIE).iter().map(|crumb| crumb.as_bytes());
+        let cookie = crumbs.collect::<Vec<_>>().join(&b"; "[..]);
+        header.insert_header(header::COOKIE, cookie)?;
+    }
     header.insert_header(REQUEST_ID, id)?;
     header.append_header(header::VIA, "1.1 opri")?;
     let target = asked.target.parse().map_err(|_| Error::new_down(ErrorType::InvalidHTTPHeader))?;
@@ -76,7 +82,8 @@ pub fn to_client(header: &mut ResponseHeader, cache: Option<&str>, id: &str) -> 
 /// frames the answer by it.
 pub fn drop_hop_by_hop(header: &mut ResponseHeader) {
     for name in hop_by_hop(&header.headers) {
-        if name != header::TRANSFER_ENCODING {
+        // What says where the body ends is not the app's to take away.
+        if name != header::TRANSFER_ENCODING && name != header::CONTENT_LENGTH {
             header.remove_header(&name);
         }
     }
@@ -103,8 +110,11 @@ fn drop_claims(header: &mut RequestHeader, trusted: bool) {
     }
 }
 
+/// Beside `X-Forwarded-…`. The last two make some frameworks route by another path than ours.
+const CLAIMS: [&str; 6] = ["forwarded", "x-real-ip", "x-request-id", "x-client-ip", "x-original-url", "x-rewrite-url"];
+
 fn is_claim(name: &str) -> bool {
-    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "x-request-id" | "x-client-ip")
+    name.starts_with("x-forwarded-") || CLAIMS.contains(&name)
 }
 
 fn joined(header: &RequestHeader, name: &HeaderName) -> Option<String> {

@@ -34,6 +34,9 @@ impl Asked {
         let host = HostName::from_authority(&authority).map_err(|_| Failure::BadHost)?;
         let target = std::str::from_utf8(header.raw_path()).map_err(|_| Failure::Malformed)?;
         let target = origin_form(target).to_owned();
+        if !target.starts_with('/') && target != "*" {
+            return Err(Failure::Malformed);
+        }
         let path = target.split('?').next().unwrap_or_default().to_owned();
         let scheme = forwarded_scheme(header).filter(|_| is_trusted).unwrap_or(visit.scheme());
         Ok(Self { method: header.method.clone(), host, authority, path, target, scheme })

@@ -163,3 +163,19 @@ fn the_hooks_host_answers_on_plain_http_and_shows_nothing_else() {
     let large = Request::post("http://opri.test/events").body(Full::new(vec![b'x'; 26 << 20].into()));
     assert_eq!(prime.ask(large.unwrap()).status, StatusCode::PAYLOAD_TOO_LARGE);
 }
+
+#[test]
+fn a_push_that_comes_late_does_not_move_the_site_backwards_and_a_moved_branch_does() {
+    let world = World::new();
+    let (prime, shop) = begin(&world);
+    let older = shop.git(&["rev-parse", "HEAD"]).trim().to_owned();
+    shop.commit("newer");
+    prime.deploys(&shop, "master");
+    let late = prime.hook(&prime.payload(&shop, "master", &older));
+    let reason = prime.until_ended(&deployment(&late), "failed");
+    assert!(reason.contains("is older than"), "{reason}");
+    prime.says("http://shop.test", "newer");
+    shop.git(&["reset", "--quiet", "--hard", &older]);
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "page");
+}

@@ -93,3 +93,15 @@ fn listeners_come_and_go_while_it_runs() {
     assert_eq!(ask(free).unwrap().body, "shop");
     prime.until("the old address is closed", || ask(old).is_err());
 }
+
+#[test]
+fn a_projects_directory_that_is_gone_ends_nobody() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("shop");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    std::fs::rename(prime.conf_file("projects"), prime.conf_file("moved")).unwrap();
+    assert_eq!(prime.opri(&["reload"]).status.code(), Some(1));
+    prime.says("http://shop.test", "shop");
+}

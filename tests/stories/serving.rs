@@ -177,3 +177,29 @@ fn metrics_are_clean_and_tell_what_happened() {
     let words = format!("{}{}", String::from_utf8_lossy(&verdict.stdout), String::from_utf8_lossy(&verdict.stderr));
     assert!(verdict.status.success() && words.trim().is_empty(), "{words}");
 }
+
+#[test]
+fn no_spelling_of_a_request_poisons_another_s_answer() {
+    use std::io::{Read, Write};
+    let world = World::new();
+    let (prime, _) = begin(&world);
+    let raw = |request: &str| {
+        let mut stream = std::net::TcpStream::connect(prime.address("http")).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    // An absolute target is a path by the time anything judges it, and one for another host is refused.
+    let end = "connection: close\r\n\r\n";
+    let absolute = raw(&format!("GET http://shop.test?x=/stored HTTP/1.1\r\nhost: shop.test\r\n{end}"));
+    assert!(absolute.ends_with("page") && absolute.contains("fwd="), "{absolute}");
+    assert!(raw(&format!("GET http://other.test/ HTTP/1.1\r\nhost: shop.test\r\n{end}")).contains(" 400 "));
+    assert!(raw(&format!("GET ftp://shop.test/ HTTP/1.1\r\nhost: shop.test\r\n{end}")).contains(" 400 "));
+    assert!(prime.get("http://shop.test/stored").header("cache-status").contains("fwd=miss"));
+    // An app may answer a body, or write the Host as it came: neither is anybody else's answer.
+    let fat = format!("GET /stored?fat HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 3\r\n{}fat", end);
+    assert!(raw(&fat).contains("fwd=bypass"), "{}", raw(&fat));
+    raw(&format!("GET /stored?port HTTP/1.1\r\nhost: shop.test:6666\r\n{end}"));
+    assert!(prime.get("http://shop.test/stored?port").header("cache-status").contains("fwd=miss"));
+}

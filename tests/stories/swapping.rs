@@ -77,4 +77,9 @@ fn a_rollback_brings_the_release_before_back_without_a_build() {
     assert_eq!(builds.lines().count(), 2);
     prime.does(&["rollback", "shop", "r2"]);
     prime.says("http://shop.test", "two");
+    // What serves already is not swapped with itself.
+    let apps = prime.app_pids();
+    assert_eq!(prime.opri(&["rollback", "shop", "r2"]).status.code(), Some(4));
+    assert!(apps.iter().any(|app| prime.app_pids().contains(app)));
+    prime.says("http://shop.test", "two");
 }

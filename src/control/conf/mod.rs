@@ -84,6 +84,11 @@ fn load_below(dir: &Path, home: &Path, previous: Option<&Conf>) -> Result<Loaded
             return Err(sheet_of_dir.into_faults());
         }
     };
+    if previous.is_some_and(|previous| !previous.projects.is_empty()) && !files::projects_dir(dir).exists() {
+        let hint = "put it back; an empty directory says that no project is hosted any more".to_owned();
+        sheet_of_dir.note(None, "the directory `projects` is gone", "", Some(hint));
+        return Err(sheet_of_dir.into_faults());
+    }
     let (said, prime) = read_machine(&files::prime(dir), &base);
     let object_max = said.machine.as_ref().map_or(u64::MAX, |machine| machine.cache.object_max);
     let ground = Ground { base: &base, domain: said.domain, object_max };

@@ -160,6 +160,11 @@ impl Clerk {
         if let Cause::Rollback { release } = cause {
             let known = self.workshop.history.release(&site, release).await?;
             known.ok_or_else(|| DeployError::NoRelease(site.clone(), release))?;
+            let is_idle = self.sites.get(&site).is_none_or(|line| line.running.is_none());
+            let active = self.workshop.history.active(&site).await?.map(|active| active.release);
+            if is_idle && active == Some(release) {
+                return Err(DeployError::ServesAlready(site, release));
+            }
         }
         let mut numbers = self.workshop.history.numbers(&site).await?;
         numbers.last_deployment += 1;

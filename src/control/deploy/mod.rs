@@ -23,7 +23,7 @@ use crate::control::runtime::{Runtime, RuntimeError};
 use crate::control::source::{Source, SourceError};
 use crate::control::store::StoreError;
 use crate::model::deployment::Deployment;
-use crate::model::name::Site;
+use crate::model::name::{Commit, Site};
 use crate::model::release::Release;
 
 use gate::GateError;
@@ -50,12 +50,16 @@ pub enum DeployError {
     NotOurs(Site),
     #[error("{0} has no release r{1}")]
     NoRelease(Site, u64),
+    #[error("r{1} of {0} serves already")]
+    ServesAlready(Site, u64),
     #[error("{0} has no earlier release to roll back to")]
     NothingEarlier(Site),
     #[error("{place}: {reason}")]
     Manifest { place: String, reason: String },
     #[error("the build log cannot be written: {0}")]
     Log(#[from] std::io::Error),
+    #[error("commit {} is older than {}, which serves", .0.short(), .1.short())]
+    Older(Commit, Commit),
     #[error("deployment #{0} is newer")]
     Newer(u64),
     #[error("control is stopping")]

@@ -80,8 +80,24 @@ impl Attempt {
         let repository = self.repository()?;
         let wanted = self.deployment.commit.as_ref();
         let commit = self.workshop.source.fetch(&site.project, &repository, &site.branch, wanted).await?;
+        self.refuse_older(&repository, &commit).await?;
         self.deployment.commit = Some(commit.clone());
         Ok(commit)
+    }
+
+    /// A hook for a commit that the serving one contains came late, unless the branch was moved back to it.
+    async fn refuse_older(&self, repository: &Repository, commit: &Commit) -> Result<(), DeployError> {
+        let (site, workshop) = (&self.deployment.id.site, &self.workshop);
+        let Some(active) = workshop.history.active(site).await? else { return Ok(()) };
+        let Some(serving) = workshop.history.release(site, active.release).await? else { return Ok(()) };
+        let is_hook = matches!(self.deployment.cause, Cause::Hook { .. });
+        if !is_hook || serving.commit == *commit || !workshop.source.contains(site, &serving.commit, commit).await {
+            return Ok(());
+        }
+        match workshop.source.head(&site.project, repository, &site.branch).await? == *commit {
+            true => Ok(()),
+            false => Err(DeployError::Older(commit.clone(), serving.commit)),
+        }
     }
 
     async fn build(&mut self, commit: Commit, log: &BuildLog) -> Result<Release, DeployError> {
@@ -122,6 +138,10 @@ impl Attempt {
         let site = &self.deployment.id.site;
         let release = self.workshop.history.release(site, number).await?;
         let release = release.ok_or_else(|| DeployError::NoRelease(site.clone(), number))?;
+        // Its replicas and those that serve would be one upstream, and could not be told apart to drain.
+        if self.workshop.history.active(site).await?.is_some_and(|active| active.release == number) {
+            return Err(DeployError::ServesAlready(site.clone(), number));
+        }
         self.deployment.commit = Some(release.commit.clone());
         Ok(release)
     }

@@ -20,6 +20,8 @@ use crate::model::machine::Listeners;
 
 /// From its start until an edge must have said hello. It needs about 20 ms.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long another edge may take to answer when the one that was started found the place taken.
+const GIVEN_WAY: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How long a message may take to be written: an edge that does not read is broken.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,11 +65,16 @@ impl Edge {
         let log = state_dir.join("logs/edge.log");
         let mut child = spawn(state_dir, &log).map_err(EdgeError::Spawn)?;
         let deadline = Instant::now() + START_TIMEOUT;
+        let mut ended = None;
         while Instant::now() < deadline {
             if let Ok(stream) = UnixStream::connect(&socket).await {
-                return Self::greet(stream, false).await;
+                return Self::greet(stream, ended.is_some()).await;
             }
-            if let Ok(Some(status)) = child.try_wait() {
+            if ended.is_none() {
+                // It may have given way to one that a control before this one had just started, and that answers soon.
+                ended = child.try_wait().ok().flatten().map(|status| (status, Instant::now()));
+            }
+            if let Some((status, _)) = ended.filter(|(_, at)| at.elapsed() >= GIVEN_WAY) {
                 let words = last_words(&log);
                 return Err(EdgeError::Ended { status: status.to_string(), log, words });
             }

@@ -85,6 +85,11 @@ impl Git {
         }
     }
 
+    pub async fn is_ancestor(&self, older: &Commit, newer: &Commit) -> Result<bool, SourceError> {
+        let arguments = words(&["merge-base", "--is-ancestor", older.as_str(), newer.as_str()]);
+        Ok(self.run(Step { name: "merge-base", limit: SLOW, arguments }).await?.code == Some(0))
+    }
+
     /// A regular file's content, at most `max` bytes.
     pub async fn file(&self, commit: &Commit, path: &str, max: usize) -> Result<Option<Vec<u8>>, SourceError> {
         let is_inside = path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains('\0');

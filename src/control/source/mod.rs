@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::model::name::{BranchName, Commit, ProjectName};
+use crate::model::name::{BranchName, Commit, ProjectName, Site};
 use crate::model::project::Repository;
 
 pub use archive::Archive;
@@ -125,6 +125,11 @@ impl Source {
         let _turn = self.turn(project).await;
         let git = self.git(project);
         if git.exists() { git.prune().await } else { Ok(()) }
+    }
+
+    /// Whether `newer` has `older` among its ancestors, as far as the mirror knows both.
+    pub async fn contains(&self, site: &Site, newer: &Commit, older: &Commit) -> bool {
+        self.git(&site.project).is_ancestor(older, newer).await.unwrap_or(false)
     }
 
     async fn demand(&self, git: &Git, project: &ProjectName, commit: &Commit) -> Result<(), SourceError> {

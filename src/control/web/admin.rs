@@ -70,7 +70,9 @@ impl From<DeployError> for Refused {
             DeployError::NoRelease(..) => {
                 (StatusCode::NOT_FOUND, Some("`opri releases` shows what can be brought back"))
             }
-            DeployError::NotOurs(_) | DeployError::NothingEarlier(_) => (StatusCode::CONFLICT, None),
+            DeployError::NotOurs(_) | DeployError::NothingEarlier(_) | DeployError::ServesAlready(..) => {
+                (StatusCode::CONFLICT, None)
+            }
             _ => (StatusCode::INTERNAL_SERVER_ERROR, None),
         };
         let hint = hint.map(str::to_owned);

@@ -7,17 +7,18 @@ use crate::edge::request::Asked;
 use crate::model::name::Site;
 use crate::model::route::UpstreamId;
 
-/// Site, upstream, scheme, host and target, separated by NUL, which none of them can contain.
+/// Site, upstream, scheme, authority and target, separated by NUL, which none of them can contain. The authority stands
+/// as it was sent, because an app sees it so and may write it into its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<str>);
 
 impl Key {
     pub fn new(site: &Site, upstream: &UpstreamId, asked: &Asked) -> Self {
-        let parts = [site.project.as_str(), &upstream.0, asked.scheme, asked.host.as_str(), &asked.target];
+        let parts = [site.project.as_str(), &upstream.0, asked.scheme, &asked.authority, &asked.target];
         Self(parts.join("\0").into_boxed_str())
     }
 
-    /// Project, upstream, scheme, host and target.
+    /// Project, upstream, scheme, authority and target.
     pub fn parts(&self) -> [&str; 5] {
         let mut parts = self.0.splitn(5, '\0');
         std::array::from_fn(|_| parts.next().unwrap_or_default())

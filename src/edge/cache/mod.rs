@@ -15,6 +15,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use crate::link::{Purge, PurgeScope};
 use crate::model::cache::CacheVerdict;
+use crate::model::host::HostName;
 use crate::model::route::UpstreamId;
 
 use super::headers::hop_by_hop;
@@ -89,8 +90,9 @@ impl Cache {
     /// Makes responses unreachable for every request that starts later; how many were removed.
     pub fn purge(&self, purge: &Purge) -> u64 {
         self.0.purge(|key| {
-            let [project, _, _, host, target] = key.parts();
-            project == purge.project.as_str() && is_in_scope(&purge.scope, host, target)
+            let [project, _, _, authority, target] = key.parts();
+            let host = HostName::from_authority(authority).map(String::from).unwrap_or_default();
+            project == purge.project.as_str() && is_in_scope(&purge.scope, &host, target)
         })
     }
 

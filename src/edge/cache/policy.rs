@@ -36,6 +36,11 @@ pub fn wish(method: &Method, headers: &HeaderMap, rule: Option<&CacheVerdict>) -
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Wish::Bypass("method");
     }
+    // A body could have decided about the answer, and is not in the key.
+    let has_length = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    if has_length || headers.contains_key(header::TRANSFER_ENCODING) || headers.contains_key(OVERRIDE) {
+        return Wish::Bypass("bypass");
+    }
     let personal =
         [header::AUTHORIZATION, header::RANGE, header::UPGRADE, header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
     if rule == Some(&CacheVerdict::Bypass) || personal.iter().any(|name| headers.contains_key(name)) {
@@ -51,6 +56,9 @@ pub fn wish(method: &Method, headers: &HeaderMap, rule: Option<&CacheVerdict>) -
     let max_age = Duration::from_secs(directives.max_age.unwrap_or(FOREVER));
     Wish::Stored { max_age, may_store }
 }
+
+/// A GET that says it means another method.
+const OVERRIDE: &str = "x-http-method-override";
 
 /// Judges a response (RFC 9111 section 3); `None` when it is not to be stored.
 pub fn freshness(
@@ -107,8 +115,12 @@ pub fn vary(headers: &HeaderMap) -> Vary {
 
 /// A body that ends with its connection may have been cut off by a crash: it is never known to be whole.
 fn is_delimited(status: StatusCode, headers: &HeaderMap) -> bool {
-    let has_length = headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
-    status == StatusCode::NO_CONTENT || has_length
+    // Of the codings only chunks have an end of their own.
+    let is_chunked = |coding: &header::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    match headers.get(header::TRANSFER_ENCODING) {
+        Some(coding) => is_chunked(coding) && headers.get_all(header::TRANSFER_ENCODING).iter().count() == 1,
+        None => status == StatusCode::NO_CONTENT || headers.contains_key(header::CONTENT_LENGTH),
+    }
 }
 
 #[derive(Debug, Default)]
