@@ -130,7 +130,11 @@ impl ControlLink {
                 }
                 self.report(Up::Applied { generation, kind, fault }).await;
                 // Nobody waits for the disk.
-                self.kept.send_replace(self.snapshot.clone());
+                self.kept.send_if_modified(|kept| {
+                    let is_new = *kept != self.snapshot;
+                    kept.clone_from(&self.snapshot);
+                    is_new
+                });
             }
             Down::Purge { token, purge } => {
                 let removed = self.purge(purge).await;

@@ -140,3 +140,20 @@ fn a_project_whose_file_broke_while_control_was_away_stays_as_it_was() {
     assert!(!prime.opri(&["reload"]).status.success());
     prime.says("http://shop.test", "page");
 }
+
+#[test]
+fn an_edge_that_hangs_is_noticed_and_replaced_without_anybody_asking_for_anything() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    let edge = prime.edge_pid();
+    assert!(std::process::Command::new("kill").args(["-STOP", &edge.to_string()]).status().unwrap().success());
+    let begun = prime.begin("shop.test", "/");
+    assert_eq!(prime.answer(begun).body, "page", "whoever came meanwhile waited in the queue");
+    let status = prime.status();
+    assert_ne!(status["edge"]["pid"].as_u64(), Some(edge));
+    let _ = std::process::Command::new("kill").args(["-9", &status["edge"]["pid"].to_string()]).status();
+    prime.says("http://shop.test", "page");
+}

@@ -356,6 +356,9 @@ async fn prune(workshop: &Workshop, site: &Site) {
         }
         Err(error) => tracing::warn!(%error, %site, "old deployments could not be forgotten"),
     }
+    if let Err(error) = workshop.source.prune(&site.project).await {
+        tracing::warn!(%error, %site, "the mirror could not be packed");
+    }
     let keep = workshop.conf().machine.keep_releases;
     let (Ok(active), Ok(releases)) = (workshop.history.active(site).await, workshop.history.releases(site).await)
     else {

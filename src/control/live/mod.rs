@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
@@ -37,7 +37,9 @@ const QUEUE: usize = 256;
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// How long the edge may take to make a section hold, before it is taken for broken and replaced. It needs about 1 ms;
 /// reading 10,000 certificates takes seconds.
-const ANSWER: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(15);
+/// Between two messages that are sent only to see whether the edge still answers.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// What a drain may take beyond its own time before it is taken for done: an edge that was lost says nothing.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 
@@ -261,6 +263,8 @@ impl Owner {
     }
 
     async fn run(mut self) {
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 command = self.queue.recv() => match command {
@@ -278,6 +282,8 @@ impl Owner {
                     Some(up) => self.hear(up),
                     None => self.find_edge_again().await,
                 },
+                // A section that holds already changes nothing.
+                _ = heartbeat.tick() => self.say(SectionKind::Settings, Some(oneshot::channel().0)).await,
                 () = overdue(self.waiting.first()) => {
                     tracing::error!(pid = self.edge.pid, "the edge does not answer; it is ended");
                     self.edge.kill();
