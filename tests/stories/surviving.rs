@@ -71,6 +71,9 @@ fn control_is_killed_in_the_middle_of_a_deployment_and_finishes_it_later() {
         }
         visitors.go().is_flawless();
         prime.until("one app is left", || prime.app_pids().len() == 1);
+        let left = std::fs::read_dir(world.path().join("state/releases/shop/master")).unwrap().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(left.len(), 2, "only what served is left of the releases: {left:?}");
     }
 }
 

@@ -18,6 +18,8 @@ use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
 use crate::model::name::Site;
 use crate::model::release::{Artifact, Release};
 
+/// How long a replica that never served may take to end; control's start waits for it.
+const UNDECIDED_GRACE: Duration = Duration::from_secs(2);
 /// How long an orphan may take to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -58,8 +60,9 @@ pub async fn look_around(conf: &Conf, history: &History, runtime: &Runtime) -> R
 
 impl Found {
     /// Removes what a crash left half made. Only before new work begins: work under way looks the same.
-    pub async fn clean(&self, history: &History, runtime: &Runtime) {
+    pub async fn clean(&mut self, history: &History, runtime: &Runtime) {
         let outcome = async {
+            self.stop_undecided(history, runtime).await?;
             let kept: Vec<Artifact> =
                 history.all_releases().await?.into_iter().map(|release| release.artifact).collect();
             Ok::<_, DeployError>(runtime.clean(&kept).await?)
@@ -67,6 +70,19 @@ impl Found {
         if let Err(error) = outcome.await {
             tracing::warn!(%error, "leftovers could not be removed");
         }
+    }
+
+    /// Stops what never came to serve: nobody's request is in flight there, and what it was made of can go.
+    async fn stop_undecided(&mut self, history: &History, runtime: &Runtime) -> Result<(), DeployError> {
+        let mut drained = Vec::new();
+        for orphan in std::mem::take(&mut self.orphans) {
+            match history.release(&orphan.site, orphan.release).await? {
+                Some(_) => drained.push(orphan),
+                None => runtime.stop(&orphan, UNDECIDED_GRACE).await?,
+            }
+        }
+        self.orphans = drained;
+        Ok(())
     }
 
     /// Once the edge holds what serves: supervision begins, and leftovers go.
