@@ -142,6 +142,8 @@ fn metrics_are_clean_and_tell_what_happened() {
     prime.get("http://shop.test/stored");
     prime.get("http://shop.test/stored");
     prime.get("http://stranger.test/");
+    // A deployment counts once it is over, a moment after it serves.
+    prime.until("the deployment is over", || prime.metric("opri_deployments_total") >= 1.0);
     let text = prime.metrics();
     for name in [
         "opri_http_requests_total",
