@@ -56,5 +56,11 @@ fn announce(status: &Status) {
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("OPRI_LOG").unwrap_or_else(|_| EnvFilter::new("info,pingora=error"));
     let is_terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_terminal)
+        .with_writer(std::io::stderr)
+        // A log on a full disk costs its lines: complaining about that would panic for want of a place to complain to.
+        .log_internal_errors(false)
+        .init();
 }
