@@ -62,7 +62,7 @@ impl Found {
     /// Removes what a crash left half made. Only before new work begins: work under way looks the same.
     pub async fn clean(&mut self, history: &History, runtime: &Runtime) {
         let outcome = async {
-            self.stop_undecided(history, runtime).await?;
+            self.stop_undecided(history, runtime).await;
             let kept: Vec<Artifact> =
                 history.all_releases().await?.into_iter().map(|release| release.artifact).collect();
             Ok::<_, DeployError>(runtime.clean(&kept).await?)
@@ -73,16 +73,14 @@ impl Found {
     }
 
     /// Stops what never came to serve: nobody's request is in flight there, and what it was made of can go.
-    async fn stop_undecided(&mut self, history: &History, runtime: &Runtime) -> Result<(), DeployError> {
-        let mut drained = Vec::new();
+    /// One that cannot be stopped, or of which the store cannot say, is looked at again behind.
+    async fn stop_undecided(&mut self, history: &History, runtime: &Runtime) {
         for orphan in std::mem::take(&mut self.orphans) {
-            match history.release(&orphan.site, orphan.release).await? {
-                Some(_) => drained.push(orphan),
-                None => runtime.stop(&orphan, UNDECIDED_GRACE).await?,
+            let is_undecided = matches!(history.release(&orphan.site, orphan.release).await, Ok(None));
+            if !is_undecided || runtime.stop(&orphan, UNDECIDED_GRACE).await.is_err() {
+                self.orphans.push(orphan);
             }
         }
-        self.orphans = drained;
-        Ok(())
     }
 
     /// Once the edge holds what serves: supervision begins, and leftovers go.
@@ -92,8 +90,10 @@ impl Found {
         }
         let (workshop, orphans) = (workshop.clone(), std::mem::take(&mut self.orphans));
         tokio::spawn(async move {
-            if let Err(error) = clear_away(&workshop, orphans).await {
-                tracing::error!(%error, "leftovers could not be cleared away");
+            for orphan in orphans {
+                if let Err(error) = clear_away(&workshop, &orphan).await {
+                    tracing::error!(%error, site = %orphan.site, "a leftover could not be cleared away");
+                }
             }
         });
     }
@@ -126,15 +126,11 @@ async fn settle(history: &History, mut deployment: Deployment) -> Result<Option<
     Ok(Some(deployment))
 }
 
-/// Stops what serves nobody, old releases after their drain, and removes what no release needs.
-async fn clear_away(workshop: &Workshop, orphans: Vec<Replica>) -> Result<(), DeployError> {
-    for orphan in orphans {
-        let release = workshop.history.release(&orphan.site, orphan.release).await?;
-        if let Some(release) = release {
-            workshop.live.drained(release.upstream(), release.app.drain).await;
-        }
-        tracing::info!(site = %orphan.site, release = orphan.release, "a leftover is stopped");
-        workshop.runtime.stop(&orphan, STOP_GRACE).await?;
+/// Stops what serves nobody any more: an old release after its drain.
+async fn clear_away(workshop: &Workshop, orphan: &Replica) -> Result<(), DeployError> {
+    if let Some(release) = workshop.history.release(&orphan.site, orphan.release).await? {
+        workshop.live.drained(release.upstream(), release.app.drain).await;
     }
-    Ok(())
+    tracing::info!(site = %orphan.site, release = orphan.release, "a leftover is stopped");
+    Ok(workshop.runtime.stop(orphan, STOP_GRACE).await?)
 }
