@@ -28,6 +28,11 @@ pub enum Failure {
     BodyTimeout,
     BodyTooLarge,
     HeadTooLarge,
+    TargetTooLong,
+    /// A method that no registry knows.
+    NotImplemented,
+    /// Neither HTTP/1.0 nor HTTP/1.1, in an HTTP/1 head.
+    Version,
     /// The host is not one that the connection's certificate stands for.
     Misdirected,
     /// CONNECT and TRACE.
@@ -48,6 +53,9 @@ impl Failure {
             Failure::HeadTimeout | Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Failure::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Failure::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Failure::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Failure::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Failure::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Failure::Method => StatusCode::METHOD_NOT_ALLOWED,
             Failure::Absent => StatusCode::SERVICE_UNAVAILABLE,
@@ -66,6 +74,9 @@ impl Failure {
             Failure::BodyTimeout => "body_timeout",
             Failure::BodyTooLarge => "body_max",
             Failure::HeadTooLarge => "header_bytes",
+            Failure::TargetTooLong => "target_bytes",
+            Failure::NotImplemented => "unknown_method",
+            Failure::Version => "version",
             Failure::Misdirected => "misdirected",
             Failure::Method => "method",
             Failure::Absent => "absent",
@@ -96,6 +107,9 @@ impl Failure {
             Failure::HeadTimeout | Failure::BodyTimeout => "The request took too long to arrive.",
             Failure::BodyTooLarge => "What was sent is larger than this site takes.",
             Failure::HeadTooLarge => "The header of the request is larger than this server takes.",
+            Failure::TargetTooLong => "The address of the request is longer than this server takes.",
+            Failure::NotImplemented => "This server does not know requests of this kind.",
+            Failure::Version => "This server speaks HTTP/1.0, HTTP/1.1 and HTTP/2.",
             Failure::Misdirected => "This connection was made for another site.",
             Failure::Method => "This server does not take requests of this kind.",
             Failure::Absent => "This site is not running at the moment. Please try again soon.",

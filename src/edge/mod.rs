@@ -12,6 +12,7 @@ mod connection;
 mod control_link;
 mod duplex;
 mod failure;
+mod field;
 mod gateway;
 mod head;
 mod headers;
@@ -24,6 +25,7 @@ mod routing;
 mod shared;
 mod snapshot_file;
 mod stream;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -1,0 +1,172 @@
+//! What the edge must know about a field by its name, and how the fields of a message are looked at, whoever parsed it.
+//!
+//! Used by `strict`, `request`, `headers` and the cache. The rule: a name is judged here and nowhere else, so that no two
+//! ways to an app differ in what they let through.
+
+use http::HeaderMap;
+
+use super::strict::Lines;
+
+/// What a field is to a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// None of our business: passes as it is.
+    Plain,
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Upgrade,
+    /// Belongs to one connection alone, as the ones before (RFC 9110 section 7.6.1).
+    HopByHop,
+    Expect,
+    Cookie,
+    ForwardedFor,
+    ForwardedProto,
+    ForwardedHost,
+    /// RFC 7239.
+    Forwarded,
+    RequestId,
+    /// Says who a client is or where a request belongs, and is believed of trusted proxies alone.
+    Claim,
+    /// Another spelling of one of the above: CGI and WSGI read `X_Forwarded_For` and `X.Forwarded.For` as `X-Forwarded-For`.
+    Twin,
+}
+
+impl Kind {
+    /// What `name` is, in any case. Names of 64 bytes and more are plain: no managed one is so long.
+    pub fn of(name: &[u8]) -> Self {
+        // Most names end here: no managed one begins with another letter, and only `X-Forwarded-…` may be longer.
+        let is_candidate = match name.first().map(u8::to_ascii_lowercase) {
+            Some(b'x') => name.len() < NAME_MAX,
+            Some(b'h' | b'c' | b't' | b'u' | b'k' | b'p' | b'e' | b'f') => name.len() <= LONGEST,
+            _ => false,
+        };
+        if !is_candidate {
+            return Kind::Plain;
+        }
+        let mut lower = [0; NAME_MAX];
+        let lower = &mut lower[..name.len()];
+        let mut is_twin = false;
+        for (to, from) in lower.iter_mut().zip(name) {
+            is_twin |= matches!(from, b'_' | b'.');
+            *to = if matches!(from, b'_' | b'.') { b'-' } else { from.to_ascii_lowercase() };
+        }
+        match (known(lower), is_twin) {
+            (Kind::Plain, _) => Kind::Plain,
+            // Too common in APIs to be taken for more than it is, and no framework reads it as `Cookie` for itself.
+            (Kind::Cookie | Kind::Expect, true) => Kind::Plain,
+            (_, true) => Kind::Twin,
+            (kind, false) => kind,
+        }
+    }
+
+    /// Whether it says who a client is: replaced, unless a trusted proxy sent it.
+    pub fn is_claim(self) -> bool {
+        use Kind::{Claim, Forwarded, ForwardedFor, ForwardedHost, ForwardedProto, RequestId, Twin};
+        matches!(self, ForwardedFor | ForwardedProto | ForwardedHost | Forwarded | RequestId | Claim | Twin)
+    }
+
+    /// Whether it ends with the connection it came over.
+    pub fn is_hop_by_hop(self) -> bool {
+        matches!(self, Kind::Connection | Kind::TransferEncoding | Kind::Upgrade | Kind::HopByHop)
+    }
+
+    /// Whether `Connection` may ask for it to be dropped on the way. What frames a message or says who sent it may not.
+    pub fn may_be_nominated(self) -> bool {
+        matches!(self, Kind::Plain | Kind::Upgrade | Kind::HopByHop)
+    }
+}
+
+const NAME_MAX: usize = 64;
+/// `transfer-encoding`.
+const LONGEST: usize = 17;
+
+/// By the lower-case name.
+fn known(name: &[u8]) -> Kind {
+    match name {
+        b"host" => Kind::Host,
+        b"content-length" => Kind::ContentLength,
+        b"transfer-encoding" => Kind::TransferEncoding,
+        b"connection" => Kind::Connection,
+        b"upgrade" => Kind::Upgrade,
+        b"te" | b"trailer" | b"keep-alive" | b"proxy-connection" | b"http2-settings" => Kind::HopByHop,
+        b"expect" => Kind::Expect,
+        b"cookie" => Kind::Cookie,
+        b"forwarded" => Kind::Forwarded,
+        b"x-request-id" => Kind::RequestId,
+        // The URLs make some frameworks route by another path than ours; the traces put a request among others.
+        b"x-real-ip" | b"x-client-ip" | b"x-original-url" | b"x-rewrite-url" | b"traceparent" | b"tracestate" => {
+            Kind::Claim
+        }
+        b"x-forwarded-for" => Kind::ForwardedFor,
+        b"x-forwarded-proto" => Kind::ForwardedProto,
+        b"x-forwarded-host" => Kind::ForwardedHost,
+        _ if name.starts_with(b"x-forwarded-") => Kind::Claim,
+        _ => Kind::Plain,
+    }
+}
+
+/// The fields of a message: as they stand in the bytes of a head, or in a map.
+#[derive(Debug, Clone, Copy)]
+pub enum Fields<'r> {
+    Raw(Lines<'r>),
+    Map(&'r HeaderMap),
+}
+
+impl<'r> Fields<'r> {
+    /// All values of a field, in order. `name` in lower case.
+    pub fn all(self, name: &'static str) -> impl Iterator<Item = &'r [u8]> {
+        let (raw, map) = match self {
+            Fields::Raw(lines) => (Some(lines.values(name.as_bytes())), None),
+            Fields::Map(map) => (None, Some(map.get_all(name).into_iter().map(http::HeaderValue::as_bytes))),
+        };
+        raw.into_iter().flatten().chain(map.into_iter().flatten())
+    }
+
+    /// The first value of a field.
+    pub fn first(self, name: &'static str) -> Option<&'r [u8]> {
+        match self {
+            Fields::Raw(lines) => lines.values(name.as_bytes()).next(),
+            Fields::Map(map) => map.get(name).map(http::HeaderValue::as_bytes),
+        }
+    }
+
+    pub fn has(self, name: &'static str) -> bool {
+        self.first(name).is_some()
+    }
+
+    /// The first value as text, when it is ASCII.
+    pub fn text(self, name: &'static str) -> Option<&'r str> {
+        std::str::from_utf8(self.first(name)?).ok().filter(|text| text.is_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_in_every_spelling() {
+        assert_eq!(Kind::of(b"HOST"), Kind::Host);
+        assert_eq!(Kind::of(b"X-Forwarded-For"), Kind::ForwardedFor);
+        assert_eq!(Kind::of(b"x-forwarded-port"), Kind::Claim);
+        assert_eq!(Kind::of(b"Accept"), Kind::Plain);
+        assert_eq!(Kind::of(&[b'x'; 100]), Kind::Plain);
+        for twin in ["X_Forwarded_For", "x.forwarded.for", "Content_Length", "transfer.encoding", "X-Real_IP"] {
+            assert_eq!(Kind::of(twin.as_bytes()), Kind::Twin, "{twin}");
+        }
+        for plain in ["user_id", "x.custom", "api_key", ""] {
+            assert_eq!(Kind::of(plain.as_bytes()), Kind::Plain, "{plain}");
+        }
+    }
+
+    #[test]
+    fn no_hop_may_be_told_to_drop_what_says_who_sent_it() {
+        for name in ["x-forwarded-for", "X-Request-Id", "Host", "Cookie", "Content-Length", "forwarded"] {
+            assert!(!Kind::of(name.as_bytes()).may_be_nominated(), "{name}");
+        }
+        assert!(Kind::of(b"X-Whatever").may_be_nominated() && Kind::of(b"Keep-Alive").may_be_nominated());
+    }
+}
