@@ -1,17 +1,15 @@
 //! What to do with one request: refuse it, send it elsewhere, answer it from the cache, or fetch it from an app.
 //!
-//! Called by `gateway`. The rule: the routes are looked at once, and what was found then holds to the request's end;
+//! Called by `door` and `http2`. The rule: the routes are looked at once, and what was found then holds to the request's end;
 //! only when the upstream found is draining by the time it is claimed are they looked at again.
 
 use std::sync::Arc;
-
-use http::HeaderMap;
 
 use super::cache::{self, CacheStatus, Fill, Hit};
 use super::failure::Failure;
 use super::request::Asked;
 use super::routing::{Answerer, Entry};
-use super::shared::State;
+use super::shared::Shared;
 use super::upstream::{Claim, Upstream};
 use super::visit::Visit;
 
@@ -45,15 +43,22 @@ pub struct Fetch {
     pub fill: Option<Box<Fill>>,
 }
 
-/// Decides.
-pub fn decide(state: &State, visit: &Visit, asked: &Asked, headers: &HeaderMap) -> Answer {
+impl Fetch {
+    /// Whether the app speaks the one protocol that `fetch` does.
+    pub fn is_light(&self) -> bool {
+        true
+    }
+}
+
+/// Decides. `announced` is the length of the request's body, where it is known.
+pub fn decide(state: &Shared, visit: &Visit, asked: &Asked<'_>, announced: Option<u64>) -> Answer {
     let refuse = |entry, failure| Answer { entry, what: What::Refuse(failure) };
     if visit.secure.as_ref().is_some_and(|certified| !certified.covers(&asked.host)) {
         return refuse(None, Failure::Misdirected);
     }
     for _ in 0..LOOKS {
         let table = state.table.load();
-        let Some(entry) = table.routes.lookup(&asked.host, &asked.path).cloned() else {
+        let Some(entry) = table.routes.lookup(&asked.host, asked.path()).cloned() else {
             return refuse(None, Failure::UnknownHost);
         };
         drop(table);
@@ -63,9 +68,11 @@ pub fn decide(state: &State, visit: &Visit, asked: &Asked, headers: &HeaderMap) 
         let what = match &entry.to {
             Answerer::Redirect(host) => Some(What::Redirect(elsewhere(host.in_url(), asked))),
             Answerer::Absent => Some(What::Refuse(Failure::Absent)),
-            Answerer::Upstream(upstream) => from_upstream(state, &entry, upstream, asked, headers),
+            Answerer::Upstream(upstream) => from_upstream(state, &entry, upstream, asked),
         };
         if let Some(what) = what {
+            let is_too_large = announced.unwrap_or(0) > state.settings.load().limits.body_max;
+            let what = if is_too_large { What::Refuse(Failure::BodyTooLarge) } else { what };
             return Answer { entry: Some(entry), what };
         }
     }
@@ -73,14 +80,8 @@ pub fn decide(state: &State, visit: &Visit, asked: &Asked, headers: &HeaderMap) 
 }
 
 /// From the cache, or by a claim; `None` when the upstream drains.
-fn from_upstream(
-    state: &State,
-    entry: &Entry,
-    upstream: &Arc<Upstream>,
-    asked: &Asked,
-    headers: &HeaderMap,
-) -> Option<What> {
-    let (status, fill) = match cache::look(&state.cache, entry, &upstream.id, asked, headers) {
+fn from_upstream(state: &Shared, entry: &Entry, upstream: &Arc<Upstream>, asked: &Asked<'_>) -> Option<What> {
+    let (status, fill) = match cache::look(&state.cache, entry, &upstream.id, asked) {
         cache::Look::Hit(hit) => return Some(What::Stored(hit)),
         cache::Look::Miss(status, fill) => (status, fill),
     };
@@ -90,9 +91,9 @@ fn from_upstream(
     Some(What::Fetch(Fetch { claim: upstream.claim()?, status, fill }))
 }
 
-fn https_location(state: &State, entry: &Entry, asked: &Asked) -> Option<String> {
+fn https_location(state: &Shared, entry: &Entry, asked: &Asked<'_>) -> Option<String> {
     let is_wanted = entry.https_only && entry.site.is_some() && asked.scheme == "http";
-    if !is_wanted || asked.path.starts_with(CHALLENGES) {
+    if !is_wanted || asked.path().starts_with(CHALLENGES) {
         return None;
     }
     // Without an HTTPS listener the redirect would lead nowhere.
@@ -103,11 +104,11 @@ fn https_location(state: &State, entry: &Entry, asked: &Asked) -> Option<String>
     Some(format!("https://{}{port}{}", asked.host.in_url(), location_path(asked)))
 }
 
-fn elsewhere(host: String, asked: &Asked) -> String {
+fn elsewhere(host: String, asked: &Asked<'_>) -> String {
     format!("{}://{host}{}{}", asked.scheme, asked.port(), location_path(asked))
 }
 
 /// The target as it can stand in a Location: `OPTIONS *` has no path.
-fn location_path(asked: &Asked) -> &str {
-    if asked.target.starts_with('/') { &asked.target } else { "/" }
+fn location_path<'r>(asked: &Asked<'r>) -> &'r str {
+    if asked.target.starts_with('/') { asked.target } else { "/" }
 }

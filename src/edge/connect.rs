@@ -66,7 +66,7 @@ impl Connect for Tunnel {
     }
 }
 
-async fn tcp(address: &std::net::SocketAddr) -> io::Result<TcpStream> {
+pub async fn tcp(address: &std::net::SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)

@@ -11,15 +11,17 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::admission::Place;
-use super::http1;
+use super::door;
 use super::http2;
 use super::listen::Kind;
 use super::shared::Shared;
 use super::stream::{Socket, Stream};
 use super::visit::Visit;
+use super::worker::Worker;
 
 /// Serves a connection to its end.
-pub async fn serve(tcp: TcpStream, client: SocketAddr, kind: Kind, shared: Arc<Shared>, place: Place) {
+pub async fn serve(tcp: TcpStream, client: SocketAddr, kind: Kind, worker: Arc<Worker>, place: Place) {
+    let shared = &worker.shared;
     let Ok(local) = tcp.local_addr() else { return };
     // Without it, the second of two small writes waits for the client to acknowledge the first.
     if tcp.set_nodelay(true).is_err() {
@@ -38,10 +40,9 @@ pub async fn serve(tcp: TcpStream, client: SocketAddr, kind: Kind, shared: Arc<S
         }
         Kind::Http | Kind::Metrics => (false, Stream::new(Socket::Plain(tcp), Visit::new(client, local, None))),
     };
-    let stopping = shared.stopping.subscribe();
     match stream {
-        (true, stream) => tokio::spawn(http2::serve(Box::new(stream), shared, stopping, place)),
-        (false, stream) => tokio::spawn(http1::serve(Box::new(stream), shared, stopping, place)),
+        (true, stream) => tokio::spawn(http2::serve(Box::new(stream), worker, place)),
+        (false, stream) => tokio::spawn(door::serve(Box::new(stream), worker, place)),
     };
 }
 

@@ -41,14 +41,14 @@ pub struct ControlLink {
 impl ControlLink {
     /// Makes the snapshot hold. Its listeners are bound when `binds`; faults of the other parts are said and passed over.
     pub async fn start(
-        shared: Arc<Shared>,
+        sockets: Sockets,
         snapshot: Snapshot,
         binds: bool,
         kept: watch::Sender<Snapshot>,
     ) -> Result<Self, EdgeError> {
         let mut link = Self {
-            sockets: Sockets::new(shared.clone()),
-            shared,
+            shared: sockets.shared().clone(),
+            sockets,
             snapshot: Snapshot::default(),
             kept,
             generation: 0,

@@ -1,10 +1,12 @@
 //! What can go wrong for a visitor: the only place that turns a failure into a status and a page.
 //!
-//! `answer`, `gateway` and `http1` name a `Failure`; nothing else in the edge picks a status of its own. The pages say
+//! `answer`, `door`, `fetch` and `gateway` name a `Failure`; nothing else in the edge picks a status of its own. The pages say
 //! what happened in words a visitor understands, and never anything about the machine behind.
 
+use std::io;
+
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
 /// How long a visitor is asked to wait before trying again, in seconds.
@@ -126,6 +128,8 @@ pub fn of_proxy(error: &Error) -> Option<Failure> {
         (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader | ErrorType::Custom(INVALID_CHUNK)) => {
             Some(Failure::Malformed)
         }
+        // What `stream` says of a chunk that is none.
+        (ErrorSource::Downstream, _) if io_kind(error) == Some(io::ErrorKind::InvalidData) => Some(Failure::Malformed),
         (ErrorSource::Downstream, ReadTimedout) => Some(Failure::BodyTimeout),
         (ErrorSource::Downstream, _) => None,
         (_, ConnectRefused) => Some(Failure::Absent),
@@ -136,23 +140,28 @@ pub fn of_proxy(error: &Error) -> Option<Failure> {
 }
 
 /// Whether a connection failed because no process listens: its socket file is gone, or nobody accepts on it.
-pub fn is_nobody_there(error: &Error) -> bool {
+fn is_nobody_there(error: &Error) -> bool {
+    matches!(io_kind(error), Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound))
+}
+
+/// The kind of the system's own error behind one of pingora's, if there is one.
+fn io_kind(error: &Error) -> Option<io::ErrorKind> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.root_cause());
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound);
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io.kind());
         }
         cause = error.source();
     }
-    false
+    None
 }
 
 /// A page about it and its content type: JSON when the visitor's `Accept` names that and not HTML.
-pub fn page(failure: Failure, request: &HeaderMap, id: &str) -> (&'static str, Bytes) {
+pub fn page(failure: Failure, accept: &str, id: &str) -> (&'static str, Bytes) {
     let status = failure.status();
     let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
     let text = failure.explanation();
-    if prefers_json(request) {
+    if prefers_json(accept) {
         let body =
             format!("{{\"status\":{code},\"error\":\"{reason}\",\"message\":\"{text}\",\"request\":\"{id}\"}}\n");
         return ("application/json", body.into());
@@ -166,23 +175,7 @@ pub fn page(failure: Failure, request: &HeaderMap, id: &str) -> (&'static str, B
     ("text/html; charset=utf-8", body.into())
 }
 
-/// The whole answer to a head that pingora is never shown, as bytes; the connection closes after it.
-pub fn raw_answer(failure: Failure, id: &str) -> Bytes {
-    let (kind, body) = page(failure, &HeaderMap::new(), id);
-    let status = failure.status();
-    let head = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nX-Request-Id: {id}\r\n\
-         Date: {}\r\nConnection: close\r\n\r\n",
-        status.as_u16(),
-        status.canonical_reason().unwrap_or_default(),
-        body.len(),
-        httpdate::fmt_http_date(std::time::SystemTime::now()),
-    );
-    [head.as_bytes(), &body].concat().into()
-}
-
-fn prefers_json(request: &HeaderMap) -> bool {
-    let accept = request.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+fn prefers_json(accept: &str) -> bool {
     match (accept.find("json"), accept.find("text/html")) {
         (Some(json), Some(html)) => json < html,
         (json, _) => json.is_some(),
@@ -195,10 +188,7 @@ mod tests {
 
     #[test]
     fn a_page_is_json_only_for_those_who_ask_for_it() {
-        let kind = |accept: &str| {
-            let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
-            page(Failure::Absent, &headers, "1").0
-        };
+        let kind = |accept: &str| page(Failure::Absent, accept, "1").0;
         assert_eq!(kind("application/json"), "application/json");
         assert_eq!(kind("application/problem+json, */*"), "application/json");
         assert!(kind("text/html,application/json;q=0.9").starts_with("text/html"));

@@ -133,6 +133,14 @@ impl<'r> Fields<'r> {
         }
     }
 
+    /// Calls `take` with each name and value, in order.
+    pub fn each(self, mut take: impl FnMut(&'r [u8], &'r [u8])) {
+        match self {
+            Fields::Raw(lines) => lines.fields().for_each(|(name, value)| take(name, value)),
+            Fields::Map(map) => map.iter().for_each(|(name, value)| take(name.as_str().as_bytes(), value.as_bytes())),
+        }
+    }
+
     pub fn has(self, name: &'static str) -> bool {
         self.first(name).is_some()
     }

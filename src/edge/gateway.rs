@@ -1,17 +1,17 @@
 //! pingora's hooks: each short, each calling one named thing.
 //!
-//! Made by `shared`, driven by `http1` and `http2`. The rule: the claim on an upstream is the last thing a request lets
-//! go of, when its answer has left.
+//! Made by `worker`, driven by `door` and `http2` for what `fetch` does not carry: bodies, upgrades, gRPC, old clients. Who
+//! answers was decided before; here a request only travels. The rule: the claim on an upstream is the last thing a request
+//! lets go of, when its answer has left.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, header};
+use http::{Method, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
-use pingora::protocols::http::conditional_filter::{not_modified_filter, to_304};
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
@@ -19,80 +19,95 @@ use pingora::{Error, ErrorType, Result};
 use crate::model::address::Address;
 use crate::model::machine::Limits;
 
-use super::answer::{self, What};
-use super::cache::{CacheStatus, Fill, Hit};
+use super::answer::Fetch;
+use super::cache::CacheStatus;
 use super::connect::{Direct, Streamed, Tunnel};
+use super::exchange::Exchange;
 use super::failure::{self, Failure};
-use super::headers;
-use super::metrics::Measured;
+use super::fetch::pool::POOLED;
+use super::field::Fields;
+use super::headers::{self, Passing};
 use super::request::Asked;
-use super::shared::State;
-use super::upstream::{Claim, Turn};
+use super::respond::{Own, Told};
+use super::shared::Shared;
+use super::upstream::{Turn, Upstream};
 use super::visit::Visit;
 
-/// How long a connection to an app may idle before it is closed: shorter than the two (gunicorn) to five (Node, uvicorn)
-/// seconds after which servers close theirs, so that a POST, which cannot be sent twice, does not meet one just closing.
-const POOLED: Duration = Duration::from_secs(1);
 /// A body that any socket holds whole, in bytes: such a request may use a pooled connection.
 const BODY_SMALL: usize = 32 << 10;
 /// How long a WebSocket may be silent.
 const TUNNEL: Duration = Duration::from_secs(3600);
 
 pub struct Gateway {
-    state: Arc<State>,
+    shared: Arc<Shared>,
 }
 
 impl Gateway {
-    pub fn new(state: Arc<State>) -> Self {
-        Self { state }
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 }
 
-/// What is known of the request at hand. Fields are dropped in this order: the claim goes last.
+/// A request on its way through pingora, as it was when it was decided who answers. The claim in `fetch` is dropped last.
+#[derive(Debug)]
+pub struct Passage {
+    pub exchange: Option<Exchange>,
+    passing: Passing,
+    fetch: Fetch,
+}
+
+impl Passage {
+    pub fn new(asked: &Asked<'_>, visit: &Visit, fetch: Fetch, exchange: &Exchange) -> Self {
+        Self { exchange: None, passing: Passing::new(asked, visit, &exchange.id), fetch }
+    }
+
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        self.fetch.claim.upstream()
+    }
+}
+
+/// What is known of the request at hand. The passage, with its claim, is dropped last.
 #[derive(Default)]
-pub struct Exchange {
-    measured: Option<Measured>,
-    visit: Option<Arc<Visit>>,
-    asked: Option<Asked>,
-    id: String,
-    is_trusted: bool,
+pub struct Journey {
     failure: Option<Failure>,
-    cache: Option<CacheStatus>,
-    fill: Option<Box<Fill>>,
     body: u64,
     tried: Vec<Address>,
     turn: Option<Turn>,
-    claim: Option<Claim>,
+    passage: Option<Box<Passage>>,
+}
+
+impl Journey {
+    fn exchange(&mut self) -> Option<&mut Exchange> {
+        self.passage.as_mut()?.exchange.as_mut()
+    }
+
+    fn mark_up(&mut self, is_up: bool) {
+        if let Some(exchange) = self.exchange() {
+            exchange.mark_up(is_up);
+        }
+    }
 }
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Exchange;
+    type CTX = Journey;
 
-    fn new_ctx(&self) -> Exchange {
-        Exchange::default()
+    fn new_ctx(&self) -> Journey {
+        Journey::default()
     }
 
     /// No modules: bodies pass as they are.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        if *self.state.stopping.borrow() {
+    /// Takes up what was left for this request; without that it goes nowhere.
+    async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> Result<bool> {
+        if *self.shared.stopping.borrow() {
             session.set_keepalive(None);
         }
-        match self.decide(session, exchange) {
-            What::Fetch(fetch) => {
-                if let Some(visit) = &exchange.visit {
-                    visit.at(Some(fetch.claim.upstream().clone()));
-                }
-                exchange.cache = Some(fetch.status);
-                exchange.fill = fetch.fill;
-                exchange.claim = Some(fetch.claim);
-                Ok(false)
-            }
-            What::Refuse(failure) => self.refuse(session, exchange, failure).await.map(|()| true),
-            What::Redirect(location) => redirect(session, exchange, &location).await.map(|()| true),
-            What::Stored(hit) => self.serve(session, exchange, hit).await.map(|()| true),
+        journey.passage = Visit::of(session.digest()).and_then(|visit| visit.take());
+        match journey.passage {
+            Some(_) => Ok(false),
+            None => Error::err_in(ErrorType::Custom("a request that nobody let in")),
         }
     }
 
@@ -101,23 +116,23 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         body: &mut Option<Bytes>,
         _: bool,
-        exchange: &mut Exchange,
+        journey: &mut Journey,
     ) -> Result<()> {
-        exchange.body += body.as_ref().map_or(0, Bytes::len) as u64;
-        if exchange.body > self.state.settings.load().limits.body_max && !session.was_upgraded() {
-            exchange.failure = Some(Failure::BodyTooLarge);
+        journey.body += body.as_ref().map_or(0, Bytes::len) as u64;
+        if journey.body > self.shared.settings.load().limits.body_max && !session.was_upgraded() {
+            journey.failure = Some(Failure::BodyTooLarge);
             return Error::err_down(ErrorType::Custom("the body is too large"));
         }
         Ok(())
     }
 
-    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-        let turn = exchange.claim.as_ref().and_then(|claim| claim.upstream().choose(&exchange.tried));
+    async fn upstream_peer(&self, session: &mut Session, journey: &mut Journey) -> Result<Box<HttpPeer>> {
+        let turn = journey.passage.as_ref().and_then(|passage| passage.upstream().choose(&journey.tried));
         let Some(turn) = turn else {
-            exchange.failure = Some(Failure::Absent);
+            journey.failure = Some(Failure::Absent);
             return Error::err_in(ErrorType::Custom("no replica is left to try"));
         };
-        let limits = self.state.settings.load().limits;
+        let limits = self.shared.settings.load().limits;
         let mut peer = peer(&turn, &limits)?;
         if session.is_upgrade_req() {
             session.set_read_timeout(Some(TUNNEL));
@@ -128,7 +143,10 @@ impl ProxyHttp for Gateway {
             peer.options.custom_l4 = Some(Arc::new(Streamed));
             unpooled(&mut peer);
         }
-        exchange.turn = Some(turn);
+        if let Some(exchange) = journey.exchange() {
+            exchange.upstream = Some(turn.replica().address.clone());
+        }
+        journey.turn = Some(turn);
         Ok(Box::new(peer))
     }
 
@@ -136,15 +154,15 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         _: &HttpPeer,
-        exchange: &mut Exchange,
+        journey: &mut Journey,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        if let (Some(turn), Some(claim)) = (exchange.turn.take(), &exchange.claim) {
-            exchange.tried.push(turn.replica().address.clone());
+        if let (Some(turn), Some(passage)) = (journey.turn.take(), &journey.passage) {
+            journey.tried.push(turn.replica().address.clone());
             // Nothing was sent yet, so any request may go to another replica.
-            error.set_retry(claim.upstream().choose(&exchange.tried).is_some());
+            error.set_retry(passage.upstream().choose(&journey.tried).is_some());
         }
-        exchange.mark_up(false);
+        journey.mark_up(false);
         error
     }
 
@@ -155,7 +173,7 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        _: &mut Exchange,
+        _: &mut Journey,
         is_reused: bool,
     ) -> Box<Error> {
         let is_repeatable = matches!(session.req_header().method, Method::GET | Method::HEAD)
@@ -178,9 +196,9 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         _: std::os::fd::RawFd,
         _: Option<&pingora::protocols::Digest>,
-        exchange: &mut Exchange,
+        journey: &mut Journey,
     ) -> Result<()> {
-        exchange.mark_up(true);
+        journey.mark_up(true);
         Ok(())
     }
 
@@ -188,11 +206,14 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         request: &mut RequestHeader,
-        exchange: &mut Exchange,
+        journey: &mut Journey,
     ) -> Result<()> {
-        match (&exchange.asked, &exchange.visit) {
-            (Some(asked), Some(visit)) => headers::to_app(request, asked, visit, exchange.is_trusted, &exchange.id),
-            _ => Error::err_in(ErrorType::Custom("a request without its facts")),
+        match &journey.passage {
+            Some(passage) => {
+                headers::to_app(request, &passage.passing);
+                Ok(())
+            }
+            None => Error::err_in(ErrorType::Custom("a request without its facts")),
         }
     }
 
@@ -200,18 +221,27 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         response: &mut ResponseHeader,
-        exchange: &mut Exchange,
+        journey: &mut Journey,
     ) -> Result<()> {
         if response.status.is_informational() {
             return Ok(());
         }
         // The version is each connection's own (RFC 9110 section 2.5).
         response.set_version(Version::HTTP_11);
-        let machine_max = self.state.settings.load().cache.object_max;
-        let Some(fill) = &mut exchange.fill else { return Ok(()) };
-        let is_stored = fill.begin(&self.state.cache, response.status, &response.headers, machine_max);
-        if let Some(CacheStatus::Forward { reason, .. }) = exchange.cache {
-            exchange.cache = Some(CacheStatus::Forward { reason, is_stored });
+        let machine_max = self.shared.settings.load().cache.object_max;
+        let Some(passage) = &mut journey.passage else { return Ok(()) };
+        let fetch = &mut passage.fetch;
+        let fields = Fields::Map(&response.headers);
+        let is_stored = fetch
+            .fill
+            .as_mut()
+            .is_some_and(|fill| fill.begin(&self.shared.cache, response.status, fields, machine_max));
+        let cache = match fetch.status {
+            CacheStatus::Forward { reason, .. } => CacheStatus::Forward { reason, is_stored },
+            hit => hit,
+        };
+        if let Some(exchange) = &mut passage.exchange {
+            exchange.cache = Some(cache);
         }
         Ok(())
     }
@@ -221,10 +251,16 @@ impl ProxyHttp for Gateway {
         _: &mut Session,
         body: &mut Option<Bytes>,
         is_end: bool,
-        exchange: &mut Exchange,
+        journey: &mut Journey,
     ) -> Result<Option<Duration>> {
-        if let Some(fill) = &mut exchange.fill {
-            fill.add(&self.state.cache, body.as_ref(), is_end);
+        let Some(fill) = journey.passage.as_mut().and_then(|passage| passage.fetch.fill.as_mut()) else {
+            return Ok(None);
+        };
+        if let Some(body) = body {
+            fill.add(body);
+        }
+        if is_end {
+            fill.end(&self.shared.cache);
         }
         Ok(None)
     }
@@ -233,13 +269,13 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        exchange: &mut Exchange,
+        journey: &mut Journey,
     ) -> Result<()> {
         if response.status.is_informational() {
             return Ok(());
         }
-        headers::drop_hop_by_hop(response);
-        if *self.state.stopping.borrow() {
+        headers::drop_kept_back(response);
+        if *self.shared.stopping.borrow() {
             session.set_keepalive(None);
         }
         if session.req_header().version == Version::HTTP_10
@@ -248,149 +284,54 @@ impl ProxyHttp for Gateway {
             // It does not know chunks (RFC 9112 section 6.1): the end of the connection is the end of the body.
             session.set_keepalive(None);
         }
-        let cache = exchange.cache.filter(|_| exchange.is_site()).map(CacheStatus::field);
-        headers::to_client(response, cache.as_deref(), &exchange.id)
+        if let Some(exchange) = journey.exchange() {
+            headers::to_client(response, &exchange.id, exchange.told_cache());
+        }
+        Ok(())
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
-        let failure = exchange.failure.or_else(|| failure::of_proxy(error));
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, journey: &mut Journey) -> FailToProxy {
+        let failure = journey.failure.or_else(|| failure::of_proxy(error));
         let is_answered = session.response_written().is_some_and(|header| !header.status.is_informational());
-        let Some(failure) = failure.filter(|_| !is_answered) else {
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
-        };
+        let unanswered = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        let Some(failure) = failure.filter(|_| !is_answered) else { return unanswered };
         if failure == Failure::Broken {
-            let complaint = || tracing::warn!(%error, request = exchange.id, "an app broke off");
-            self.state.complaints.say("broken", complaint);
+            let complaint = || tracing::warn!(%error, "an app broke off");
+            self.shared.complaints.say("broken", complaint);
         }
         session.set_keepalive(None);
+        self.shared.metrics.refused(failure);
+        let Some(exchange) = journey.exchange() else { return unanswered };
         // When even this fails, the client is gone.
-        let _ = self.refuse(session, exchange, failure).await;
+        let _ = refuse(session, exchange, failure).await;
         FailToProxy { error_code: failure.status().as_u16(), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
-        if let (Some(measured), Some(response)) = (&mut exchange.measured, session.response_written()) {
-            measured.answered(response.status, exchange.cache);
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, journey: &mut Journey) {
+        let (sent, received) = (session.body_bytes_sent() as u64, journey.body);
+        if let (Some(exchange), Some(response)) = (journey.exchange(), session.response_written()) {
+            (exchange.status, exchange.sent, exchange.received) = (Some(response.status), sent, received);
         }
     }
 
-    fn suppress_error_log(&self, _: &Session, _: &Exchange, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Journey, _: &Error) -> bool {
         true
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Exchange, _: &Error, _: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Journey, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 }
 
-impl Gateway {
-    /// Learns the facts of a request and what to do with it.
-    fn decide(&self, session: &Session, exchange: &mut Exchange) -> What {
-        let state = &self.state;
-        let request = session.req_header();
-        let Some(visit) = Visit::of(session.digest()) else { return What::Refuse(Failure::Malformed) };
-        let settings = state.settings.load();
-        let client = visit.client.ip().to_canonical();
-        exchange.is_trusted = settings.trusted_proxies.iter().any(|net| net.contains(&client));
-        exchange.id = headers::request_id(request, exchange.is_trusted, || state.ids.next());
-        exchange.measured = Some(state.metrics.begin(&request.method));
-        let asked = match Asked::read(request, &visit, exchange.is_trusted) {
-            Ok(asked) => asked,
-            Err(failure) => return What::Refuse(failure),
-        };
-        let answer = match bounds(request, &settings.limits) {
-            Some(failure) => return What::Refuse(failure),
-            None => answer::decide(state, &visit, &asked, &request.headers),
-        };
-        if let (Some(measured), Some(entry)) = (&mut exchange.measured, &answer.entry) {
-            measured.is_for(&entry.meter);
-        }
-        exchange.visit = Some(visit);
-        exchange.asked = Some(asked);
-        answer.what
-    }
-
-    /// Answers with a page about the failure.
-    async fn refuse(&self, session: &mut Session, exchange: &mut Exchange, failure: Failure) -> Result<()> {
-        self.state.metrics.refused(failure);
-        if failure.closes() {
-            session.set_keepalive(None);
-        }
-        let (kind, body) = failure::page(failure, &session.req_header().headers, &exchange.id);
-        let mut response = own(failure.status(), body.len(), exchange)?;
-        response.insert_header(header::CONTENT_TYPE, kind)?;
-        response.insert_header(header::CACHE_CONTROL, "no-store")?;
-        match failure {
-            Failure::Absent => response.insert_header(header::RETRY_AFTER, failure::RETRY_AFTER)?,
-            Failure::Method => response.insert_header(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?,
-            _ => {}
-        }
-        send(session, response, body).await
-    }
-
-    /// Answers from the cache.
-    async fn serve(&self, session: &mut Session, exchange: &mut Exchange, hit: Hit) -> Result<()> {
-        let status = CacheStatus::Hit { ttl: hit.ttl };
-        exchange.cache = Some(status);
-        let stored = &hit.stored;
-        let mut response = ResponseHeader::build(stored.status, Some(stored.headers.len() + 6))?;
-        for (name, value) in &stored.headers {
-            response.append_header(name.clone(), value.clone())?;
-        }
-        response.insert_header(header::AGE, stored.age().as_secs())?;
-        if stored.status != StatusCode::NO_CONTENT {
-            response.insert_header(header::CONTENT_LENGTH, stored.body.len())?;
-        }
-        headers::to_client(&mut response, Some(&status.field()), &exchange.id)?;
-        if not_modified_filter(session.req_header(), &response) {
-            to_304(&mut response);
-        }
-        send(session, response, stored.body.clone()).await
-    }
-}
-
-impl Exchange {
-    fn is_site(&self) -> bool {
-        self.measured.as_ref().is_some_and(Measured::is_site)
-    }
-
-    fn mark_up(&self, is_up: bool) {
-        if let Some(measured) = &self.measured {
-            measured.up(is_up);
-        }
-    }
-}
-
-/// What the limits say about a request's head and announced body. HTTP/2 heads are bounded in bytes by its codec.
-fn bounds(request: &RequestHeader, limits: &Limits) -> Option<Failure> {
-    if request.headers.len() > limits.headers as usize {
-        return Some(Failure::HeadTooLarge);
-    }
-    let length = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    (length.unwrap_or(0) > limits.body_max).then_some(Failure::BodyTooLarge)
-}
-
-/// A response of the edge's own.
-fn own(status: StatusCode, length: usize, exchange: &Exchange) -> Result<ResponseHeader> {
-    let mut response = ResponseHeader::build(status, Some(8))?;
-    response.insert_header(header::CONTENT_LENGTH, length)?;
-    headers::to_client(&mut response, None, &exchange.id)?;
-    Ok(response)
-}
-
-async fn redirect(session: &mut Session, exchange: &Exchange, location: &str) -> Result<()> {
-    let mut response = own(StatusCode::PERMANENT_REDIRECT, 0, exchange)?;
-    response.insert_header(header::LOCATION, location)?;
-    send(session, response, Bytes::new()).await
-}
-
-/// Sends a whole response; its body only where there may be one (RFC 9110 section 6.4.1).
-async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) -> Result<()> {
-    let bodiless = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let has_body = !bodiless && !body.is_empty() && session.req_header().method != Method::HEAD;
-    session.write_response_header(Box::new(response), !has_body).await?;
+/// Answers with a page about the failure.
+async fn refuse(session: &mut Session, exchange: &Exchange, failure: Failure) -> Result<()> {
+    let accept = session.req_header().headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let own = Own::page(failure, accept, &exchange.id);
+    let header = own.header(Told { id: &exchange.id, cache: None })?;
+    let has_body = own.has_body(&session.req_header().method);
+    session.write_response_header(header, !has_body).await?;
     if has_body {
-        session.write_response_body(Some(body), true).await?;
+        session.write_response_body(Some(own.body), true).await?;
     }
     // A connection closed, or a stream let go of, while its body still comes takes its answer along. What the client sends
     // after the answer is of no interest, and neither is how that ends.

@@ -18,6 +18,7 @@ use crate::model::machine::Listeners;
 use super::connection;
 use super::metrics::server as metrics_server;
 use super::shared::Shared;
+use super::worker::{Worker, Workers};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -52,26 +53,32 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Sockets {
     shared: Arc<Shared>,
+    workers: Workers,
     open: HashMap<(Kind, SocketAddr), Listening>,
 }
 
 /// One of them; it is closed when this is dropped.
 #[derive(Debug)]
 struct Listening {
-    accepting: AbortHandle,
+    /// One a worker: whichever is free takes the next connection.
+    accepting: Vec<AbortHandle>,
     /// For a control that did not bind it, so that it outlives this edge.
     descriptor: OwnedFd,
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accepting.iter().for_each(AbortHandle::abort);
     }
 }
 
 impl Sockets {
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, open: HashMap::new() }
+    pub fn new(shared: Arc<Shared>, workers: Workers) -> Self {
+        Self { shared, workers, open: HashMap::new() }
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// What is listened on, in the form of a section.
@@ -104,14 +111,12 @@ impl Sockets {
                 None => bind(address).map_err(|error| ListenError::Bind { address, error })?,
             };
             let wrong = |error| ListenError::Bind { address, error };
-            let descriptor = socket.as_fd().try_clone_to_owned().map_err(wrong)?;
-            let listener = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
-            fresh.push((*key, listener.map_err(wrong)?, descriptor));
+            socket.set_nonblocking(true).map_err(wrong)?;
+            fresh.push((*key, self.start(key.0, &socket).map_err(wrong)?, socket));
         }
         self.open.retain(|key, _| wanted.contains(key));
-        for (key, listener, descriptor) in fresh {
-            let accepting = self.start(key.0, listener);
-            self.open.insert(key, Listening { accepting, descriptor });
+        for (key, accepting, socket) in fresh {
+            self.open.insert(key, Listening { accepting, descriptor: socket.into() });
         }
         Ok(())
     }
@@ -121,13 +126,17 @@ impl Sockets {
         self.open.retain(|key, _| key.0 == Kind::Metrics);
     }
 
-    fn start(&self, kind: Kind, listener: TcpListener) -> AbortHandle {
-        let shared = self.shared.clone();
-        let task = match kind {
-            Kind::Metrics => tokio::spawn(metrics_server::serve(listener, shared)),
-            _ => tokio::spawn(accept(listener, kind, shared)),
+    fn start(&self, kind: Kind, socket: &std::net::TcpListener) -> io::Result<Vec<AbortHandle>> {
+        if kind == Kind::Metrics {
+            let listener = TcpListener::from_std(socket.try_clone()?)?;
+            return Ok(vec![tokio::spawn(metrics_server::serve(listener, self.shared.clone())).abort_handle()]);
+        }
+        let on = |(worker, runtime): (&Arc<Worker>, &tokio::runtime::Handle)| {
+            let _its = runtime.enter();
+            let listener = TcpListener::from_std(socket.try_clone()?)?;
+            Ok(runtime.spawn(accept(listener, kind, worker.clone())).abort_handle())
         };
-        task.abort_handle()
+        self.workers.each().map(on).collect()
     }
 }
 
@@ -153,10 +162,11 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, kind: Kind, worker: Arc<Worker>) {
+    let shared = &worker.shared;
     loop {
         match listener.accept().await {
-            Ok((tcp, client)) => admit(tcp, client, kind, &shared),
+            Ok((tcp, client)) => admit(tcp, client, kind, &worker),
             Err(error) if is_shortage(&error) => {
                 shared.metrics.limited("descriptors");
                 shared.complaints.say("accept", || tracing::warn!(%error, "cannot accept connections"));
@@ -168,11 +178,12 @@ async fn accept(listener: TcpListener, kind: Kind, shared: Arc<Shared>) {
     }
 }
 
-fn admit(tcp: TcpStream, client: SocketAddr, kind: Kind, shared: &Arc<Shared>) {
+fn admit(tcp: TcpStream, client: SocketAddr, kind: Kind, worker: &Arc<Worker>) {
+    let shared = &worker.shared;
     let limits = shared.settings.load().limits;
     match shared.admission.enter(client.ip(), &limits) {
         Ok(place) => {
-            tokio::spawn(connection::serve(tcp, client, kind, shared.clone(), place));
+            tokio::spawn(connection::serve(tcp, client, kind, worker.clone(), place));
         }
         Err(full) => {
             shared.metrics.limited(full.name());

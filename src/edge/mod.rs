@@ -1,7 +1,7 @@
 //! The data plane: accept, decrypt, route, cache, proxy. Knows nothing of deployments, and outlives control.
 //!
-//! Composition root, called by `opri edge`. A request's way: `listen` → `connection` → `http1` or `http2` → `gateway` →
-//! `request` → `answer` → `upstream`. The rule: one edge a state directory, and it goes on serving whatever becomes of
+//! Composition root, called by `opri edge`. A request's way: `listen` → `connection` → `door` or `http2` → `strict` →
+//! `request` → `answer` → `respond`, `fetch` or `gateway` → `upstream`. The rule: one edge a state directory, and it goes on serving whatever becomes of
 //! control.
 
 mod admission;
@@ -10,17 +10,20 @@ mod cache;
 mod connect;
 mod connection;
 mod control_link;
+mod door;
 mod duplex;
+mod exchange;
 mod failure;
+mod fetch;
 mod field;
 mod gateway;
-mod head;
 mod headers;
-mod http1;
 mod http2;
+mod id;
 mod listen;
 mod metrics;
 mod request;
+mod respond;
 mod routing;
 mod shared;
 mod snapshot_file;
@@ -28,9 +31,11 @@ mod stream;
 mod strict;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod tls;
 mod upstream;
 mod visit;
+mod worker;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -48,7 +53,9 @@ use crate::link::paths;
 use crate::model::snapshot::Snapshot;
 
 use control_link::ControlLink;
+use listen::Sockets;
 use shared::Shared;
+use worker::Workers;
 
 /// How long requests may take after a signal to stop.
 const STOP: Duration = Duration::from_secs(10);
@@ -82,7 +89,7 @@ pub enum EdgeError {
 /// Runs an edge to its end, on a runtime of its own.
 pub fn main_loop(options: Options) -> Result<(), EdgeError> {
     raise_descriptors();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(options))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(options))
 }
 
 /// Runs an edge until it is told to stop, by control or by a signal.
@@ -93,7 +100,8 @@ pub async fn run(options: Options) -> Result<(), EdgeError> {
     let snapshot = snapshot_file::load(&options.state_dir);
     let shared = Shared::new(options.state_dir.clone(), snapshot.settings.clone())?;
     let (kept, keeping) = watch::channel(Snapshot::default());
-    let mut link = ControlLink::start(shared.clone(), snapshot, !options.await_sockets, kept).await?;
+    let sockets = Sockets::new(shared.clone(), Workers::start(&shared)?);
+    let mut link = ControlLink::start(sockets, snapshot, !options.await_sockets, kept).await?;
     let keeper = tokio::spawn(snapshot_file::keep(options.state_dir.clone(), keeping));
     let listener = listen(&options.state_dir)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -103,7 +111,7 @@ pub async fn run(options: Options) -> Result<(), EdgeError> {
         _ = interrupt.recv() => STOP,
     };
     link.sockets.close();
-    shared.stopping.send_replace(true);
+    shared.stop();
     if tokio::time::timeout(within, shared.admission.emptied()).await.is_err() {
         tracing::warn!("requests were still running when the time to stop was over");
     }

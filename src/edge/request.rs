@@ -1,118 +1,165 @@
 //! The facts of one request, whoever parsed it.
 //!
-//! Read by `gateway` (later by the door as well) and judged by `answer`. The rule: the host of a request is known
-//! exactly or the request is refused.
+//! Read by `door` from the raw bytes of an HTTP/1 head and by `http2` from the codec's map; judged by `answer`. The rule:
+//! what a request is for is known exactly, or the request is refused.
 
-use http::{Method, header};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use http::Method;
 use pingora::http::RequestHeader;
 
 use crate::model::host::HostName;
+use crate::model::snapshot::Settings;
 
 use super::failure::Failure;
+use super::field::{Fields, Kind};
+use super::strict::request::{Head, is_known};
 use super::visit::Visit;
 
 #[derive(Debug)]
-pub struct Asked {
+pub struct Asked<'r> {
     pub method: Method,
     pub host: HostName,
     /// The host as the client wrote it, with its port.
-    pub authority: String,
-    pub path: String,
+    pub authority: &'r str,
     /// Path and query as the client wrote them.
-    pub target: String,
+    pub target: &'r str,
+    pub fields: Fields<'r>,
     /// What the visitor used, by the word of a trusted proxy where there is one in front.
     pub scheme: &'static str,
+    /// Who is on the other end of the connection: a visitor, or a trusted proxy.
+    pub peer: IpAddr,
+    /// Whether that is a proxy whose word counts.
+    pub is_trusted: bool,
+    /// When it was understood.
+    pub at: Instant,
 }
 
-impl Asked {
-    /// Reads the facts, or says why the request is not taken.
-    pub fn read(header: &RequestHeader, visit: &Visit, is_trusted: bool) -> Result<Self, Failure> {
+impl<'r> Asked<'r> {
+    /// Of a head that was judged; `bytes` are those it was judged by.
+    pub fn http1(head: &'r Head, bytes: &'r [u8], visit: &Visit, settings: &Settings) -> Result<Self, Failure> {
+        let fields = head.fields(bytes);
+        let authority = fields.text("host").ok_or(Failure::BadHost)?;
+        Self::new(head.method.clone(), (authority, head.target(bytes)), fields, (visit, settings))
+    }
+
+    /// Of a head that the HTTP/2 codec has read and found sound (RFC 9113 section 8.2).
+    pub fn http2(header: &'r RequestHeader, visit: &Visit, settings: &Settings) -> Result<Self, Failure> {
         if matches!(header.method, Method::CONNECT | Method::TRACE) {
             return Err(Failure::Method);
         }
-        let authority = authority(header).ok_or(Failure::BadHost)?;
-        let host = HostName::from_authority(&authority).map_err(|_| Failure::BadHost)?;
-        let target = std::str::from_utf8(header.raw_path()).map_err(|_| Failure::Malformed)?;
-        let target = origin_form(target).to_owned();
-        if !target.starts_with('/') && target != "*" {
+        if !is_known(&header.method) {
+            return Err(Failure::NotImplemented);
+        }
+        let names = || header.headers.keys().map(|name| Kind::of(name.as_str().as_bytes()));
+        if names().any(|kind| kind == Kind::Twin) {
             return Err(Failure::Malformed);
         }
-        let path = target.split('?').next().unwrap_or_default().to_owned();
-        let scheme = forwarded_scheme(header).filter(|_| is_trusted).unwrap_or(visit.scheme());
-        Ok(Self { method: header.method.clone(), host, authority, path, target, scheme })
+        if header.headers.len() > settings.limits.headers as usize {
+            return Err(Failure::HeadTooLarge);
+        }
+        let authority = authority(header).ok_or(Failure::BadHost)?;
+        let target = std::str::from_utf8(header.raw_path()).map_err(|_| Failure::Malformed)?;
+        let is_path = target.starts_with('/') || (target == "*" && header.method == Method::OPTIONS);
+        if !is_path || !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+            return Err(Failure::Malformed);
+        }
+        let fields = Fields::Map(&header.headers);
+        Self::new(header.method.clone(), (authority, target), fields, (visit, settings))
+    }
+
+    fn new(
+        method: Method,
+        (authority, target): (&'r str, &'r str),
+        fields: Fields<'r>,
+        (visit, settings): (&Visit, &Settings),
+    ) -> Result<Self, Failure> {
+        let host = HostName::from_authority(authority).map_err(|_| Failure::BadHost)?;
+        let peer = visit.peer();
+        let is_trusted = settings.trusted_proxies.iter().any(|net| net.contains(&peer));
+        let scheme = forwarded_scheme(fields).filter(|_| is_trusted).unwrap_or(visit.scheme());
+        Ok(Self { method, host, authority, target, fields, scheme, peer, is_trusted, at: Instant::now() })
+    }
+
+    /// The target without its query.
+    pub fn path(&self) -> &'r str {
+        self.target.split('?').next().unwrap_or_default()
     }
 
     /// The port the client wrote, with its colon; nothing when it wrote none.
-    pub fn port(&self) -> &str {
+    pub fn port(&self) -> &'r str {
         let after_host = self.authority.rfind(']').map_or(0, |end| end + 1);
         self.authority[after_host..].find(':').map_or("", |colon| &self.authority[after_host + colon..])
     }
 }
 
-/// HTTP/2's `:authority`, else the one Host field there may be (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
-fn authority(header: &RequestHeader) -> Option<String> {
-    let mut hosts = header.headers.get_all(header::HOST).iter();
+/// `:authority`, else the one Host field there may be (RFC 9113 section 8.3.1).
+fn authority(header: &RequestHeader) -> Option<&str> {
+    let mut hosts = header.headers.get_all(http::header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => None,
-        (Some(host), None) => host.to_str().ok().map(str::to_owned),
-        (None, _) => header.uri.authority().map(|authority| authority.as_str().to_owned()),
+        (Some(host), None) => host.to_str().ok(),
+        (None, _) => header.uri.authority().map(http::uri::Authority::as_str),
     }
 }
 
-fn forwarded_scheme(header: &RequestHeader) -> Option<&'static str> {
-    match header.headers.get("x-forwarded-proto")?.as_bytes() {
+fn forwarded_scheme(fields: Fields<'_>) -> Option<&'static str> {
+    match fields.first("x-forwarded-proto")? {
         b"https" => Some("https"),
         b"http" => Some("http"),
         _ => None,
     }
 }
 
-/// `http://host/path` as `/path` (RFC 9112 section 3.2.2).
-fn origin_form(target: &str) -> &str {
-    match target.split_once("://") {
-        Some((_, rest)) if !target.starts_with('/') => rest.find('/').map_or("/", |slash| &rest[slash..]),
-        _ => target,
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use crate::model::machine::Limits;
+
+    use super::super::strict::request::judge;
     use super::*;
 
-    fn asked(target: &str, hosts: &[&str]) -> Result<Asked, Failure> {
-        let mut header = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
-        for host in hosts {
-            header.append_header("Host", *host).unwrap();
-        }
-        let address = "127.0.0.1:1".parse().unwrap();
-        Asked::read(&header, &Visit::new(address, address, None), false)
+    /// Asks `then` about the request that these lines make.
+    pub fn asking<T>(
+        target: &str,
+        lines: &str,
+        is_trusted: bool,
+        then: impl FnOnce(Result<Asked<'_>, Failure>) -> T,
+    ) -> T {
+        let bytes = format!("GET {target} HTTP/1.1\r\n{lines}\r\n");
+        let visit = Visit::new("10.0.0.9:5".parse().unwrap(), "127.0.0.1:1".parse().unwrap(), None);
+        let trusted_proxies = if is_trusted { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() };
+        let settings = Settings { trusted_proxies, ..Settings::default() };
+        let head = match judge(bytes.as_bytes(), &Limits::default()) {
+            Ok(head) => head.unwrap(),
+            Err(failure) => return then(Err(failure)),
+        };
+        then(Asked::http1(&head, bytes.as_bytes(), &visit, &settings))
     }
 
     #[test]
     fn host_port_and_path_are_told_apart() {
-        let shop = asked("/a?b=/c", &["Shop.test:8080"]).unwrap();
-        assert_eq!((shop.host.as_str(), shop.port(), shop.path.as_str()), ("shop.test", ":8080", "/a"));
-        assert_eq!(shop.target, "/a?b=/c");
-        assert_eq!(asked("/", &["[::1]:80"]).unwrap().port(), ":80");
-        assert_eq!(asked("/", &["[::1]"]).unwrap().port(), "");
-        assert_eq!(asked("http://shop.test/a?b", &["shop.test"]).unwrap().target, "/a?b");
-        assert_eq!(asked("http://shop.test", &["shop.test"]).unwrap().target, "/");
+        asking("/a?b=/c", "Host: Shop.test:8080\r\n", false, |shop| {
+            let shop = shop.unwrap();
+            assert_eq!((shop.host.as_str(), shop.port(), shop.path()), ("shop.test", ":8080", "/a"));
+            assert_eq!(shop.target, "/a?b=/c");
+        });
+        asking("/", "Host: [::1]:80\r\n", false, |asked| assert_eq!(asked.unwrap().port(), ":80"));
+        asking("/", "Host: [::1]\r\n", false, |asked| assert_eq!(asked.unwrap().port(), ""));
     }
 
     #[test]
     fn only_a_trusted_proxy_says_what_the_visitor_used() {
-        let mut header = RequestHeader::build("GET", b"/", None).unwrap();
-        header.insert_header("Host", "shop.test").unwrap();
-        header.insert_header("X-Forwarded-Proto", "https").unwrap();
-        let address = "127.0.0.1:1".parse().unwrap();
-        let scheme = |is_trusted| Asked::read(&header, &Visit::new(address, address, None), is_trusted).unwrap().scheme;
+        let scheme = |is_trusted| {
+            asking("/", "Host: a\r\nX-Forwarded-Proto: https\r\n", is_trusted, |asked| asked.unwrap().scheme)
+        };
         assert_eq!((scheme(false), scheme(true)), ("http", "https"));
     }
 
     #[test]
     fn a_request_without_one_good_host_is_refused() {
-        for hosts in [&[][..], &["a.test", "a.test"], &[""], &["a b"], &["a.test@b"]] {
-            assert_eq!(asked("/", hosts).unwrap_err(), Failure::BadHost, "{hosts:?}");
+        for lines in ["", "Host: a.test\r\nHost: a.test\r\n", "Host:\r\n", "Host: a b\r\n", "Host: a.test@b\r\n"] {
+            asking("/", lines, false, |asked| assert_eq!(asked.unwrap_err(), Failure::BadHost, "{lines:?}"));
         }
     }
 }

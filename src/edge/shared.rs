@@ -1,18 +1,14 @@
-//! What every connection of the edge shares: snapshots to read, counters to add to, and the engine.
+//! What every connection of the edge shares: snapshots to read, and counters to add to.
 //!
 //! Made by `mod.rs`; the snapshots are replaced by `control_link` alone. The rule: nothing here is locked while waiting.
 
 use std::collections::HashMap;
-use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use pingora::proxy::HttpProxy;
-use pingora::server::configuration::ServerConf;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::model::machine::Listeners;
 use crate::model::snapshot::Settings;
@@ -20,24 +16,16 @@ use crate::model::snapshot::Settings;
 use super::EdgeError;
 use super::admission::Admission;
 use super::cache::Cache;
-use super::gateway::Gateway;
+use super::id::RequestIds;
 use super::metrics::Metrics;
 use super::routing::Table;
 use super::tls::{CertTable, TlsSetup};
 
-/// Connections to apps that are kept open, per thread.
-const POOL: usize = 256;
 /// A complaint of one kind is said at most this often.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
-/// The state, with the engine that answers from it.
-pub struct Shared {
-    pub state: Arc<State>,
-    engine: Arc<HttpProxy<Gateway>>,
-}
-
 #[derive(Debug)]
-pub struct State {
+pub struct Shared {
     pub state_dir: PathBuf,
     pub settings: ArcSwap<Settings>,
     pub listeners: ArcSwap<Listeners>,
@@ -51,11 +39,13 @@ pub struct State {
     pub ids: RequestIds,
     /// Becomes true when the edge begins to stop.
     pub stopping: watch::Sender<bool>,
+    /// Wakes the connections that wait for a request then.
+    pub stopped_waiting: Arc<Notify>,
 }
 
 impl Shared {
     pub fn new(state_dir: PathBuf, settings: Settings) -> Result<Arc<Self>, EdgeError> {
-        let state = Arc::new(State {
+        Ok(Arc::new(Self {
             state_dir,
             cache: Cache::new(settings.cache.memory),
             settings: ArcSwap::from_pointee(settings),
@@ -68,34 +58,14 @@ impl Shared {
             complaints: Complaints::default(),
             ids: RequestIds::new(),
             stopping: watch::Sender::new(false),
-        });
-        // Apps are spoken to without TLS: an empty trust store spares reading the machine's.
-        let conf = ServerConf {
-            ca_file: Some("/dev/null".to_owned()),
-            upstream_keepalive_pool_size: POOL,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-            ..ServerConf::default()
-        };
-        let mut engine = HttpProxy::new(Gateway::new(state.clone()), Arc::new(conf));
-        engine.handle_init_modules();
-        Ok(Arc::new(Self { state, engine: Arc::new(engine) }))
+            stopped_waiting: Arc::default(),
+        }))
     }
 
-    pub fn engine(&self) -> &Arc<HttpProxy<Gateway>> {
-        &self.engine
-    }
-}
-
-impl Deref for Shared {
-    type Target = State;
-    fn deref(&self) -> &State {
-        &self.state
-    }
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.state.fmt(f)
+    /// Begins to stop: every connection is told that its next request is its last.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+        self.stopped_waiting.notify_waiters();
     }
 }
 
@@ -114,25 +84,5 @@ impl Complaints {
             drop(last);
             complaint();
         }
-    }
-}
-
-/// Ids for requests: a random beginning for each run of the edge, and a count.
-#[derive(Debug)]
-pub struct RequestIds {
-    run: u64,
-    count: AtomicU64,
-}
-
-impl RequestIds {
-    pub fn new() -> Self {
-        let mut run = [0; 8];
-        // Without randomness the ids are still unique in this process, which is all that they must be.
-        let _ = aws_lc_rs::rand::fill(&mut run);
-        Self { run: u64::from_ne_bytes(run), count: AtomicU64::new(0) }
-    }
-
-    pub fn next(&self) -> String {
-        format!("{:016x}{:08x}", self.run, self.count.fetch_add(1, Ordering::Relaxed))
     }
 }

@@ -1,9 +1,11 @@
-//! One client's connection as pingora sees it: plain or TLS, with what was read ahead and a buffer for what is written.
+//! One client's connection: plain or TLS, with what was read ahead and a buffer for what is written.
 //!
-//! Made by `connection`, driven by `http1` and `http2`. The rule it keeps: pingora is never given a byte that is not of
-//! the request at hand, so that what a client pipelines is neither lost nor taken for a body.
+//! Made by `connection`, driven by `door` and `http2`, and given to pingora for one request at a time. The rule it keeps:
+//! pingora is never given a byte that is not of the request at hand, so that what a client pipelines is neither lost nor
+//! taken for a body, and a body that breaks the rules ends in an error, never as if it were whole.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::strict::chunks::Chunks;
 use super::visit::Visit;
 
 /// Writes are gathered up to this many bytes, so that a head and a small body leave together.
@@ -43,8 +46,21 @@ pub enum Socket {
 pub enum Allowance {
     /// So many bytes of a body, after which the next request begins.
     Exactly(u64),
-    /// All there is: a chunked body, an upgrade, HTTP/2.
+    /// A chunked body to its end, after which the next request begins.
+    Chunked(Chunks),
+    /// All there is: a tunnel, HTTP/2.
     Open,
+}
+
+impl Allowance {
+    /// Whether all of the request was given out, so that the next one begins here.
+    pub fn is_over(self) -> bool {
+        match self {
+            Allowance::Exactly(left) => left == 0,
+            Allowance::Chunked(chunks) => chunks.is_done(),
+            Allowance::Open => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -53,14 +69,12 @@ pub struct Stream {
     allowance: Allowance,
     ahead: BytesMut,
     gathered: BytesMut,
-    digest: Arc<ProxyDigest>,
     visit: Arc<Visit>,
 }
 
 impl Stream {
     pub fn new(socket: Socket, visit: Arc<Visit>) -> Self {
-        let digest = visit.digest();
-        Self { socket, allowance: Allowance::Open, ahead: BytesMut::new(), gathered: BytesMut::new(), digest, visit }
+        Self { socket, allowance: Allowance::Open, ahead: BytesMut::new(), gathered: BytesMut::new(), visit }
     }
 
     pub fn visit(&self) -> &Arc<Visit> {
@@ -88,21 +102,73 @@ impl Stream {
         }
     }
 
+    /// What is to leave before anything else.
+    pub fn gathered(&mut self) -> &mut BytesMut {
+        &mut self.gathered
+    }
+
+    /// Reads from the socket itself, past what was read ahead.
+    pub fn poll_socket(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_read(cx, buffer)
+    }
+
+    /// Writes some of these parts at once, if the socket takes them; nothing must be gathered.
+    pub fn poll_parts(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.socket.poll_write(cx, parts)
+    }
+
+    /// Whether all that was written has left our own buffers; TLS may have kept some.
+    pub fn poll_pushed(&mut self, cx: &mut Context<'_>) -> bool {
+        match &self.socket {
+            Socket::Plain(_) => true,
+            Socket::Tls(_) => matches!(self.socket.poll_flush(cx), Poll::Ready(Ok(()))),
+        }
+    }
+
+    /// Ends the connection so that nobody can take what has left for all there is.
+    pub fn abort(&self) {
+        // Plain HTTP shows it by a reset; TLS by ending without a word of it.
+        if let Socket::Plain(tcp) = &self.socket {
+            let _ = tcp.set_zero_linger();
+        }
+    }
+
+    /// Writes what is gathered and then this, wholly.
+    pub async fn send(&mut self, part: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        std::future::poll_fn(|cx| {
+            while self.gathered.len() + part.len() > sent {
+                let (gathered, rest) = match sent.checked_sub(self.gathered.len()) {
+                    Some(of_part) => (&[][..], &part[of_part..]),
+                    None => (&self.gathered[sent..], part),
+                };
+                match ready!(self.socket.poll_write(cx, &[IoSlice::new(gathered), IoSlice::new(rest)]))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    some => sent += some,
+                }
+            }
+            self.socket.poll_flush(cx)
+        })
+        .await?;
+        self.gathered.clear();
+        Ok(())
+    }
+
     /// Reads some more ahead; how many bytes, 0 at the end. Holds no buffer while it waits.
     pub async fn read_ahead(&mut self) -> io::Result<usize> {
         std::future::poll_fn(|cx| self.poll_read_ahead(cx)).await
     }
 
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut part = [0; PART];
-        let mut buffer = ReadBuf::new(&mut part);
+        let mut part = [MaybeUninit::uninit(); PART];
+        let mut buffer = ReadBuf::uninit(&mut part);
         ready!(self.socket.poll_read(cx, &mut buffer))?;
         self.ahead.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Between two requests, and while one is answered: nothing is given out, but the end of the stream is noticed.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.ahead.len() < AHEAD_MAX {
             if ready!(self.poll_read_ahead(cx))? == 0 {
                 return Poll::Ready(Ok(()));
@@ -111,17 +177,26 @@ impl Stream {
         Poll::Pending
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(self.poll_any(cx, buffer))?;
-        let read = buffer.filled().len() - before;
-        let mine = read.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = &buffer.filled()[before..];
+        let mine = match &mut self.allowance {
+            Allowance::Exactly(left) => {
+                let mine = read.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= mine as u64;
+                mine
+            }
+            Allowance::Chunked(chunks) => chunks.pass(read).map_err(|_| io::ErrorKind::InvalidData)?,
+            Allowance::Open => read.len(),
+        };
         // What was read beyond the body is the beginning of the next request.
-        let mut ahead = BytesMut::from(&buffer.filled()[before + mine..]);
-        ahead.unsplit(std::mem::take(&mut self.ahead));
-        self.ahead = ahead;
-        buffer.set_filled(before + mine);
-        self.allowance = Allowance::Exactly(left - mine as u64);
+        if mine < read.len() {
+            let mut ahead = BytesMut::from(&read[mine..]);
+            ahead.unsplit(std::mem::take(&mut self.ahead));
+            self.ahead = ahead;
+            buffer.set_filled(before + mine);
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -148,10 +223,9 @@ impl Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.allowance {
-            Allowance::Open => self.poll_any(cx, buffer),
-            Allowance::Exactly(0) => self.poll_end(cx),
-            Allowance::Exactly(left) => self.poll_body(cx, buffer, left),
+        match self.allowance.is_over() {
+            true => self.poll_end(cx),
+            false => self.poll_body(cx, buffer),
         }
     }
 }
@@ -245,7 +319,7 @@ impl GetTimingDigest for Stream {
 
 impl GetProxyDigest for Stream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(self.digest.clone())
+        Some(self.visit.digest())
     }
 }
 

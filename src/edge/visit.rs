@@ -1,62 +1,62 @@
-//! Who is on the other end of a connection, and which upstream the request at hand has claimed.
+//! Who is on the other end of a connection, and the request that is on its way through pingora.
 //!
-//! Travels beside a connection through pingora, as its proxy digest, because pingora gives its hooks nothing else. One
-//! per HTTP/1 connection, one per HTTP/2 stream: at any time it stands for at most one request.
+//! Made by `connection` and, for each HTTP/2 stream, by `http2`. It travels beside a connection through pingora, as its
+//! proxy digest, because pingora gives its hooks nothing else. At any time it stands for at most one request.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pingora::http::ResponseHeader;
 use pingora::protocols::Digest;
 use pingora::protocols::raw_connect::ProxyDigest;
-use tokio::sync::Notify;
 
+use super::gateway::Passage;
 use super::tls::Certified;
-use super::upstream::Upstream;
 
 #[derive(Debug)]
 pub struct Visit {
-    pub client: SocketAddr,
+    peer: IpAddr,
+    /// As text, for it is written into every request.
+    peer_text: Box<str>,
     pub local: SocketAddr,
     /// What the connection was encrypted with; `None` for plain HTTP.
     pub secure: Option<Arc<Certified>>,
-    claimed: Mutex<Option<Arc<Upstream>>>,
-    changed: Notify,
+    passage: Mutex<Option<Box<Passage>>>,
 }
 
 impl Visit {
     pub fn new(client: SocketAddr, local: SocketAddr, secure: Option<Arc<Certified>>) -> Arc<Self> {
-        Arc::new(Self { client, local, secure, claimed: Mutex::new(None), changed: Notify::new() })
+        let peer = client.ip().to_canonical();
+        let peer_text = peer.to_string().into_boxed_str();
+        Arc::new(Self { peer, peer_text, local, secure, passage: Mutex::new(None) })
     }
 
-    /// Another request of the same client, with a claim of its own.
+    /// Another request of the same client, with a passage of its own.
     pub fn again(&self) -> Arc<Self> {
-        Self::new(self.client, self.local, self.secure.clone())
+        let (peer, peer_text, local) = (self.peer, self.peer_text.clone(), self.local);
+        Arc::new(Self { peer, peer_text, local, secure: self.secure.clone(), passage: Mutex::new(None) })
+    }
+
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    pub fn peer_text(&self) -> &str {
+        &self.peer_text
     }
 
     pub fn scheme(&self) -> &'static str {
         if self.secure.is_some() { "https" } else { "http" }
     }
 
-    /// Says which upstream the request is at, or that it is over.
-    pub fn at(&self, upstream: Option<Arc<Upstream>>) {
-        *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
-        self.changed.notify_waiters();
+    /// Leaves what `gateway` is to take up for the request that pingora is given next.
+    pub fn leave(&self, passage: Box<Passage>) {
+        *self.passage.lock().unwrap_or_else(PoisonError::into_inner) = Some(passage);
     }
 
-    /// Returns when the upstream that the request has claimed cuts what is still in flight.
-    pub async fn until_cut(&self) {
-        loop {
-            let changed = self.changed.notified();
-            let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            match claimed {
-                None => changed.await,
-                Some(upstream) => tokio::select! {
-                    () = upstream.until_cut() => return,
-                    () = changed => {}
-                },
-            }
-        }
+    /// Takes what was left.
+    pub fn take(&self) -> Option<Box<Passage>> {
+        self.passage.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The form in which it travels through pingora.

@@ -13,8 +13,8 @@ use crate::model::route::UpstreamId;
 pub struct Key(Box<str>);
 
 impl Key {
-    pub fn new(site: &Site, upstream: &UpstreamId, asked: &Asked) -> Self {
-        let parts = [site.project.as_str(), &upstream.0, asked.scheme, &asked.authority, &asked.target];
+    pub fn new(site: &Site, upstream: &UpstreamId, asked: &Asked<'_>) -> Self {
+        let parts = [site.project.as_str(), &upstream.0, asked.scheme, asked.authority, asked.target];
         Self(parts.join("\0").into_boxed_str())
     }
 

@@ -6,15 +6,12 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as QuickCache;
 
 use super::key::Key;
-use super::policy::Freshness;
+use super::stored::Stored;
 
 /// Entries that room is made for at the start.
 const ENTRIES: usize = 1024;
@@ -22,40 +19,6 @@ const ENTRIES: usize = 1024;
 const VARIANTS_MAX: usize = 8;
 /// Counts of removed URLs.
 const SHARDS: usize = 64;
-/// What an entry takes beside its key, fields and body, in bytes; about.
-const OVERHEAD: usize = 512;
-
-/// One stored response.
-#[derive(Debug)]
-pub struct Stored {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-    /// The Accept-Encoding it answers, when it depends on that.
-    pub encoding: Option<String>,
-    pub freshness: Freshness,
-    pub since: Instant,
-}
-
-impl Stored {
-    pub fn age(&self) -> Duration {
-        self.freshness.age + self.since.elapsed()
-    }
-
-    /// How long it stays fresh; `None` when it is stale.
-    pub fn time_left(&self) -> Option<Duration> {
-        self.freshness.lifetime.checked_sub(self.age()).filter(|left| !left.is_zero())
-    }
-
-    fn answers(&self, encoding: &str) -> bool {
-        self.encoding.as_deref().is_none_or(|own| own == encoding)
-    }
-
-    fn weight(&self) -> usize {
-        let fields = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
-        OVERHEAD + self.body.len() + fields.sum::<usize>()
-    }
-}
 
 /// The codings of one URL.
 type Variants = Arc<[Arc<Stored>]>;
@@ -93,8 +56,16 @@ impl Memory {
         Self { entries: QuickCache::with_weighter(ENTRIES, bytes, ByBytes), epochs }
     }
 
-    pub fn find(&self, key: &Key, encoding: &str) -> Option<Arc<Stored>> {
-        self.entries.get(key)?.iter().find(|stored| stored.answers(encoding)).cloned()
+    /// `encoding` is the request's, asked for only when the answer depends on it.
+    pub fn find(&self, key: &Key, encoding: impl FnOnce() -> String) -> Option<Arc<Stored>> {
+        let variants = self.entries.get(key)?;
+        match variants.first()?.encoding {
+            None => variants.first().cloned(),
+            Some(_) => {
+                let encoding = encoding();
+                variants.iter().find(|stored| stored.encoding.as_deref() == Some(&encoding)).cloned()
+            }
+        }
     }
 
     /// To be taken before a response is asked for, and given to `store`.
@@ -169,31 +140,28 @@ impl Weighter<Key, Variants> for ByBytes {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use bytes::Bytes;
+    use http::{HeaderMap, StatusCode};
+
+    use super::super::policy::Freshness;
+    use super::super::stored::Head;
     use super::*;
-    use crate::edge::request::Asked;
+    use crate::edge::request::tests::asking;
     use crate::model::route::UpstreamId;
 
     fn key(target: &str) -> Key {
-        let asked = Asked {
-            method: http::Method::GET,
-            host: "shop.test".parse().unwrap(),
-            authority: "shop.test".to_owned(),
-            path: target.to_owned(),
-            target: target.to_owned(),
-            scheme: "http",
-        };
-        Key::new(&"shop".parse().unwrap(), &UpstreamId("shop/master#r1".to_owned()), &asked)
+        let id = UpstreamId("shop/master#r1".to_owned());
+        asking(target, "Host: shop.test\r\n", false, |asked| Key::new(&"shop".parse().unwrap(), &id, &asked.unwrap()))
     }
 
     fn stored(body: &'static [u8], encoding: Option<&str>) -> Stored {
-        Stored {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            body: Bytes::from_static(body),
-            encoding: encoding.map(str::to_owned),
-            freshness: Freshness { lifetime: Duration::from_secs(60), age: Duration::ZERO },
-            since: Instant::now(),
-        }
+        let freshness = Freshness { lifetime: Duration::from_secs(60), age: Duration::ZERO };
+        let encoding = encoding.map(str::to_owned);
+        let head =
+            Head { status: StatusCode::OK, headers: HeaderMap::new(), encoding, freshness, since: Instant::now() };
+        Stored::new(head, Bytes::from_static(body))
     }
 
     fn put(memory: &Memory, target: &str, stored: Stored) {
@@ -207,12 +175,12 @@ mod tests {
         assert_eq!(memory.purge(|_| true), 0);
         memory.store(key("/a"), stored(b"old", None), before);
         memory.store(key("/b"), stored(b"old", None), other);
-        assert!(memory.find(&key("/a"), "").is_none() && memory.find(&key("/b"), "").is_none());
+        assert!(memory.find(&key("/a"), String::new).is_none() && memory.find(&key("/b"), String::new).is_none());
         put(&memory, "/a", stored(b"new", None));
         let running = memory.epoch(&key("/a"));
         memory.remove(&key("/a"));
         memory.store(key("/a"), stored(b"old", None), running);
-        assert!(memory.find(&key("/a"), "").is_none());
+        assert!(memory.find(&key("/a"), String::new).is_none());
     }
 
     #[test]
@@ -220,7 +188,7 @@ mod tests {
         let memory = Memory::new(1 << 20);
         put(&memory, "/", stored(b"gzip", Some("gzip")));
         put(&memory, "/", stored(b"br", Some("br")));
-        let body = |encoding| memory.find(&key("/"), encoding).map(|stored| stored.body.clone());
+        let body = |encoding: &str| memory.find(&key("/"), || String::from(encoding)).map(|stored| stored.body.clone());
         assert_eq!((body("gzip"), body("br"), body("")), (Some("gzip".into()), Some("br".into()), None));
         put(&memory, "/", stored(b"all", None));
         assert_eq!((body("gzip"), body("")), (Some("all".into()), Some("all".into())));
@@ -236,6 +204,6 @@ mod tests {
         assert!(memory.bytes() <= 64 << 10, "{}", memory.bytes());
         let none = Memory::new(0);
         put(&none, "/", stored(b"x", None));
-        assert!(none.find(&key("/"), "").is_none());
+        assert!(none.find(&key("/"), String::new).is_none());
     }
 }

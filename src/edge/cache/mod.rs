@@ -3,28 +3,32 @@
 //! `answer` looks, `gateway` fills, `control_link` purges. What may be stored is decided in `policy`, where it is found
 //! in `key`. The rule: a response is stored when its body has come whole, never before.
 
+pub mod condition;
 mod key;
 mod memory;
 pub mod policy;
+pub mod stored;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::link::{Purge, PurgeScope};
 use crate::model::cache::CacheVerdict;
 use crate::model::host::HostName;
 use crate::model::route::UpstreamId;
 
-use super::headers::hop_by_hop;
+use super::field::{Fields, Kind};
+use super::headers::Sink;
 use super::request::Asked;
 use super::routing::Entry;
+use condition::{Shape, shape};
 use key::Key;
-pub use memory::Stored;
 use memory::{Epoch, Memory};
 use policy::{Vary, Wish};
+use stored::{Head, Stored};
 
 /// What is said to the client in `Cache-Status` (RFC 9211), and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +52,16 @@ impl CacheStatus {
         }
     }
 
-    pub fn field(self) -> String {
+    /// Writes the field.
+    pub fn put(self, to: &mut impl Sink) {
         match self {
-            CacheStatus::Hit { ttl } => format!("opri; hit; ttl={}", ttl.as_secs()),
-            CacheStatus::Forward { reason, is_stored: true } => format!("opri; fwd={reason}; stored"),
-            CacheStatus::Forward { reason, is_stored: false } => format!("opri; fwd={reason}"),
+            CacheStatus::Hit { ttl } => {
+                to.put("Cache-Status", &[b"opri; hit; ttl=", itoa::Buffer::new().format(ttl.as_secs()).as_bytes()]);
+            }
+            CacheStatus::Forward { reason, is_stored } => {
+                let stored: &[u8] = if is_stored { b"; stored" } else { b"" };
+                to.put("Cache-Status", &[b"opri; fwd=", reason.as_bytes(), stored]);
+            }
         }
     }
 }
@@ -62,6 +71,18 @@ impl CacheStatus {
 pub struct Hit {
     pub stored: Arc<Stored>,
     pub ttl: Duration,
+}
+
+impl Hit {
+    pub fn status(&self) -> CacheStatus {
+        CacheStatus::Hit { ttl: self.ttl }
+    }
+
+    /// Whether all of it answers the request: no condition and no range says otherwise.
+    pub fn is_whole_for(&self, asked: &Asked<'_>) -> bool {
+        let (stored, length) = (&self.stored, self.stored.body.len());
+        shape(&asked.method, asked.fields, stored.status, &stored.headers, length) == Shape::Whole
+    }
 }
 
 #[derive(Debug)]
@@ -103,15 +124,15 @@ impl Cache {
 }
 
 /// Looks for a stored response, or says what is to become of the one that the app will give.
-pub fn look(cache: &Cache, entry: &Entry, upstream: &UpstreamId, asked: &Asked, headers: &HeaderMap) -> Look {
+pub fn look(cache: &Cache, entry: &Entry, upstream: &UpstreamId, asked: &Asked<'_>) -> Look {
     let forward = |reason| CacheStatus::Forward { reason, is_stored: false };
     let Some(site) = entry.site.as_ref().filter(|_| entry.cache.enabled) else {
         return Look::Miss(forward("bypass"), None);
     };
-    let rule = entry.cache.rule(&asked.path);
+    let rule = entry.cache.rule(asked.path());
     let key = || Key::new(site, upstream, asked);
-    let fill = |key: Key| Box::new(Fill::new(cache, entry, key, encoding(headers), rule.cloned()));
-    match policy::wish(&asked.method, headers, rule) {
+    let fill = |key: Key| Box::new(Fill::new(cache, entry, key, encoding(asked.fields), rule.cloned()));
+    match policy::wish(&asked.method, asked.fields, rule) {
         Wish::Bypass("method") => {
             // Kept so that a successful write can make the stored page unreachable.
             Look::Miss(forward("method"), (!asked.method.is_safe()).then(|| Box::new(fill(key()).invalidating())))
@@ -120,9 +141,9 @@ pub fn look(cache: &Cache, entry: &Entry, upstream: &UpstreamId, asked: &Asked, 
         Wish::Fresh { may_store } => Look::Miss(forward("request"), may_store.then(|| fill(key()))),
         Wish::Stored { max_age, may_store } => {
             let key = key();
-            let stored = cache.0.find(&key, &encoding(headers));
-            let reason = match stored.map(|stored| (stored.time_left(), stored)) {
-                Some((Some(ttl), stored)) if stored.age() <= max_age => return Look::Hit(Hit { stored, ttl }),
+            let stored = cache.0.find(&key, || encoding(asked.fields));
+            let reason = match stored.map(|stored| (stored.time_left(asked.at), stored)) {
+                Some((Some(ttl), stored)) if stored.age(asked.at) <= max_age => return Look::Hit(Hit { stored, ttl }),
                 Some((Some(_), _)) => "request",
                 Some((None, _)) => "stale",
                 None => "miss",
@@ -141,7 +162,7 @@ pub struct Fill {
     object_max: u64,
     asked: Epoch,
     invalidates: bool,
-    head: Option<(Stored, Option<u64>)>,
+    head: Option<(Head, Option<u64>)>,
     body: BytesMut,
 }
 
@@ -156,7 +177,7 @@ impl Fill {
     }
 
     /// Judges the head of the response; whether it is going to be stored. `machine_max` bounds it as well, in bytes.
-    pub fn begin(&mut self, cache: &Cache, status: StatusCode, headers: &HeaderMap, machine_max: u64) -> bool {
+    pub fn begin(&mut self, cache: &Cache, status: StatusCode, fields: Fields<'_>, machine_max: u64) -> bool {
         if self.invalidates {
             // RFC 9111 section 4.4: after a write that did not fail, what was stored is not what is there.
             if status.is_success() || status.is_redirection() {
@@ -165,51 +186,69 @@ impl Fill {
             return false;
         }
         self.object_max = self.object_max.min(machine_max);
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let freshness = policy::freshness(status, headers, self.rule.as_ref(), SystemTime::now());
+        let length = fields.text("content-length").and_then(|length| length.parse::<u64>().ok());
+        let now = SystemTime::now();
+        let freshness = policy::freshness(status, fields, self.rule.as_ref(), now);
         let Some(freshness) = freshness.filter(|_| length.unwrap_or(0) <= self.object_max) else { return false };
-        let encoding = (policy::vary(headers) == Vary::AcceptEncoding).then(|| std::mem::take(&mut self.encoding));
-        let headers = kept(headers);
-        let since = Instant::now();
-        self.head = Some((Stored { status, headers, body: Bytes::new(), encoding, freshness, since }, length));
+        let encoding = (policy::vary(fields) == Vary::AcceptEncoding).then(|| std::mem::take(&mut self.encoding));
+        let headers = kept(fields, now);
+        self.head = Some((Head { status, headers, encoding, freshness, since: Instant::now() }, length));
         true
     }
 
-    /// Takes a part of the body; with the last one the response is stored.
-    pub fn add(&mut self, cache: &Cache, part: Option<&Bytes>, is_end: bool) {
+    /// Takes a part of the body.
+    pub fn add(&mut self, part: &[u8]) {
         if self.head.is_none() {
             return;
         }
-        if let Some(part) = part {
-            self.body.extend_from_slice(part);
-        }
-        if self.body.len() as u64 > self.object_max {
+        if (self.body.len() + part.len()) as u64 > self.object_max {
             self.head = None;
             self.body = BytesMut::new();
-        } else if is_end && let Some((head, length)) = self.head.take() {
-            let body = std::mem::take(&mut self.body).freeze();
-            if length.is_none_or(|length| length == body.len() as u64) {
-                cache.0.store(self.key.clone(), Stored { body, ..head }, self.asked);
-            }
+        } else {
+            self.body.extend_from_slice(part);
+        }
+    }
+
+    /// Stores the response: its body has come whole.
+    pub fn end(&mut self, cache: &Cache) {
+        let Some((head, length)) = self.head.take() else { return };
+        let body = std::mem::take(&mut self.body).freeze();
+        if length.is_none_or(|length| length == body.len() as u64) {
+            cache.0.store(self.key.clone(), Stored::new(head, body), self.asked);
         }
     }
 }
 
-/// What belongs to the response and not to the connection it came over (RFC 9111 section 3.1).
-fn kept(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = headers.clone();
-    for name in hop_by_hop(headers) {
-        kept.remove(name);
+/// What belongs to the response and not to the connection it came over (RFC 9111 section 3.1), with the time at which it
+/// came where the app said none (RFC 9110 section 6.6.1).
+fn kept(fields: Fields<'_>, now: SystemTime) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    let nominated: Vec<&[u8]> =
+        fields.all("connection").flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect();
+    fields.each(|name, value| {
+        let is_nominated = nominated.iter().any(|own| own.eq_ignore_ascii_case(name));
+        let kind = Kind::of(name);
+        let is_own = kind.is_hop_by_hop() || matches!(kind, Kind::RequestId | Kind::ContentLength);
+        if is_own || is_nominated || name.eq_ignore_ascii_case(b"age") {
+            return;
+        }
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            kept.append(name, value);
+        }
+    });
+    if !kept.contains_key(http::header::DATE)
+        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now))
+    {
+        kept.insert(http::header::DATE, date);
     }
-    kept.remove(header::AGE);
     kept
 }
 
 /// The request's Accept-Encoding, so that two ways to write the same are one.
-fn encoding(headers: &HeaderMap) -> String {
-    let values = headers.get_all(header::ACCEPT_ENCODING).into_iter();
-    let joined = values.map(|value| value.to_str().unwrap_or_default()).collect::<Vec<_>>().join(",");
-    joined.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()).collect()
+fn encoding(fields: Fields<'_>) -> String {
+    let values: Vec<&str> =
+        fields.all("accept-encoding").map(|value| std::str::from_utf8(value).unwrap_or("?")).collect();
+    values.join(",").chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()).collect()
 }
 
 fn is_in_scope(scope: &PurgeScope, host: &str, target: &str) -> bool {

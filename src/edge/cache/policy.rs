@@ -5,9 +5,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode};
 
+use crate::edge::field::Fields;
 use crate::model::cache::CacheVerdict;
 
 /// Freshness is counted in seconds of 31 bits (RFC 9111 section 1.2.2).
@@ -31,25 +31,24 @@ pub struct Freshness {
     pub age: Duration,
 }
 
-/// Judges a request (RFC 9111 section 5.2.1). Ranges and credentials are the app's business.
-pub fn wish(method: &Method, headers: &HeaderMap, rule: Option<&CacheVerdict>) -> Wish {
+/// Judges a request (RFC 9111 section 5.2.1). Credentials are the app's business; a part is cut out of what is stored whole.
+pub fn wish(method: &Method, fields: Fields<'_>, rule: Option<&CacheVerdict>) -> Wish {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Wish::Bypass("method");
     }
     // A body could have decided about the answer, and is not in the key.
-    let has_length = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
-    if has_length || headers.contains_key(header::TRANSFER_ENCODING) || headers.contains_key(OVERRIDE) {
+    let has_length = fields.first("content-length").is_some_and(|length| length != b"0");
+    if has_length || fields.has("transfer-encoding") || fields.has(OVERRIDE) {
         return Wish::Bypass("bypass");
     }
-    let personal =
-        [header::AUTHORIZATION, header::RANGE, header::UPGRADE, header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
-    if rule == Some(&CacheVerdict::Bypass) || personal.iter().any(|name| headers.contains_key(name)) {
+    let personal = ["authorization", "upgrade", "if-match", "if-unmodified-since"];
+    if rule == Some(&CacheVerdict::Bypass) || personal.into_iter().any(|name| fields.has(name)) {
         return Wish::Bypass("bypass");
     }
-    let directives = Directives::of(headers, &header::CACHE_CONTROL);
-    // Only a GET brings the body that a stored response needs.
-    let may_store = *method == Method::GET && !directives.no_store;
-    let pragma = || !headers.contains_key(header::CACHE_CONTROL) && Directives::of(headers, &header::PRAGMA).no_cache;
+    let directives = Directives::of(fields, "cache-control");
+    // Only a GET brings the body that a stored response needs, and only one for all of it.
+    let may_store = *method == Method::GET && !directives.no_store && !fields.has("range");
+    let pragma = || !fields.has("cache-control") && Directives::of(fields, "pragma").no_cache;
     if directives.no_cache || directives.no_store || pragma() {
         return Wish::Fresh { may_store };
     }
@@ -63,24 +62,24 @@ const OVERRIDE: &str = "x-http-method-override";
 /// Judges a response (RFC 9111 section 3); `None` when it is not to be stored.
 pub fn freshness(
     status: StatusCode,
-    headers: &HeaderMap,
+    fields: Fields<'_>,
     rule: Option<&CacheVerdict>,
     now: SystemTime,
 ) -> Option<Freshness> {
     if !matches!(status.as_u16(), 200 | 203 | 204 | 301 | 308 | 404 | 410) {
         return None;
     }
-    let directives = Directives::of(headers, &header::CACHE_CONTROL);
+    let directives = Directives::of(fields, "cache-control");
     if directives.no_store || directives.no_cache || directives.private {
         return None;
     }
-    if headers.contains_key(header::SET_COOKIE) || vary(headers) == Vary::More || !is_delimited(status, headers) {
+    if fields.has("set-cookie") || vary(fields) == Vary::More || !is_delimited(status, fields) {
         return None;
     }
-    let date = date(headers, &header::DATE).unwrap_or(now);
-    let expires = || match headers.contains_key(header::EXPIRES) {
+    let date = date(fields, "date").unwrap_or(now);
+    let expires = || match fields.has("expires") {
         // A date that does not parse lies in the past (RFC 9111 section 5.3).
-        true => Some(date_after(headers, date)),
+        true => Some(date_after(fields, date)),
         false => None,
     };
     let explicit = directives.s_maxage.or(directives.max_age).map(Duration::from_secs).or_else(expires);
@@ -90,7 +89,7 @@ pub fn freshness(
         (None, _) => return None,
     };
     let apparent = now.duration_since(date).unwrap_or_default();
-    let age = apparent.max(Duration::from_secs(seconds(headers.get(header::AGE)).unwrap_or(0)));
+    let age = apparent.max(Duration::from_secs(seconds(fields.text("age")).unwrap_or(0)));
     (lifetime > age).then_some(Freshness { lifetime, age })
 }
 
@@ -102,9 +101,9 @@ pub enum Vary {
     More,
 }
 
-pub fn vary(headers: &HeaderMap) -> Vary {
+pub fn vary(fields: Fields<'_>) -> Vary {
     let mut vary = Vary::Nothing;
-    for name in tokens(headers, &header::VARY) {
+    for name in tokens(fields, "vary") {
         if !name.eq_ignore_ascii_case("accept-encoding") {
             return Vary::More;
         }
@@ -114,12 +113,13 @@ pub fn vary(headers: &HeaderMap) -> Vary {
 }
 
 /// A body that ends with its connection may have been cut off by a crash: it is never known to be whole.
-fn is_delimited(status: StatusCode, headers: &HeaderMap) -> bool {
+fn is_delimited(status: StatusCode, fields: Fields<'_>) -> bool {
     // Of the codings only chunks have an end of their own.
-    let is_chunked = |coding: &header::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-    match headers.get(header::TRANSFER_ENCODING) {
-        Some(coding) => is_chunked(coding) && headers.get_all(header::TRANSFER_ENCODING).iter().count() == 1,
-        None => status == StatusCode::NO_CONTENT || headers.contains_key(header::CONTENT_LENGTH),
+    let mut codings = fields.all("transfer-encoding");
+    match (codings.next(), codings.next()) {
+        (Some(coding), None) => coding.eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+        (None, _) => status == StatusCode::NO_CONTENT || fields.has("content-length"),
     }
 }
 
@@ -133,11 +133,11 @@ struct Directives {
 }
 
 impl Directives {
-    fn of(headers: &HeaderMap, field: &HeaderName) -> Self {
+    fn of(fields: Fields<'_>, field: &'static str) -> Self {
         // An unreadable field could say anything.
-        let no_store = headers.get_all(field).iter().any(|value| value.to_str().is_err());
+        let no_store = fields.all(field).any(|value| text(value).is_none());
         let mut all = Self { no_store, ..Self::default() };
-        for directive in tokens(headers, field) {
+        for directive in tokens(fields, field) {
             let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
             let seconds = || value.trim().trim_matches('"').parse::<u64>().unwrap_or(0).min(FOREVER);
             // Said twice, the shorter holds (RFC 9111 section 4.2.1).
@@ -155,25 +155,31 @@ impl Directives {
     }
 }
 
-fn tokens<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(field).into_iter();
-    values.flat_map(|value| value.to_str().unwrap_or("*").split(',')).map(str::trim).filter(|token| !token.is_empty())
+fn tokens<'r>(fields: Fields<'r>, field: &'static str) -> impl Iterator<Item = &'r str> {
+    let values = fields.all(field);
+    values.flat_map(|value| text(value).unwrap_or("*").split(',')).map(str::trim).filter(|token| !token.is_empty())
 }
 
-fn date(headers: &HeaderMap, field: &HeaderName) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(field)?.to_str().ok()?).ok()
+fn text(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok().filter(|text| text.is_ascii())
 }
 
-fn date_after(headers: &HeaderMap, date_of_response: SystemTime) -> Duration {
-    date(headers, &header::EXPIRES).and_then(|at| at.duration_since(date_of_response).ok()).unwrap_or_default()
+fn date(fields: Fields<'_>, field: &'static str) -> Option<SystemTime> {
+    httpdate::parse_http_date(fields.text(field)?).ok()
 }
 
-fn seconds(value: Option<&http::HeaderValue>) -> Option<u64> {
-    value?.to_str().ok()?.trim().parse().ok()
+fn date_after(fields: Fields<'_>, date_of_response: SystemTime) -> Duration {
+    date(fields, "expires").and_then(|at| at.duration_since(date_of_response).ok()).unwrap_or_default()
+}
+
+fn seconds(value: Option<&str>) -> Option<u64> {
+    value?.trim().parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::{HeaderMap, HeaderName};
+
     use super::*;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
@@ -188,7 +194,7 @@ mod tests {
         let mut headers = headers(fields);
         headers.insert("content-length", "0".parse().unwrap());
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        freshness(StatusCode::OK, &headers, None, now).map(|fresh| (fresh.lifetime - fresh.age).as_secs())
+        freshness(StatusCode::OK, Fields::Map(&headers), None, now).map(|fresh| (fresh.lifetime - fresh.age).as_secs())
     }
 
     #[test]
@@ -235,7 +241,7 @@ mod tests {
     fn a_rule_helps_only_where_the_app_is_silent() {
         let rule = CacheVerdict::Ttl(Duration::from_secs(7));
         let judge = |fields: &[(&str, &str)]| {
-            let fresh = freshness(StatusCode::OK, &headers(fields), Some(&rule), SystemTime::now());
+            let fresh = freshness(StatusCode::OK, Fields::Map(&headers(fields)), Some(&rule), SystemTime::now());
             fresh.map(|fresh| fresh.lifetime.as_secs())
         };
         assert_eq!(judge(&[("content-length", "1")]), Some(7));
@@ -247,11 +253,12 @@ mod tests {
 
     #[test]
     fn requests_are_judged_by_what_they_carry() {
-        let wish = |method: Method, fields: &[(&str, &str)]| wish(&method, &headers(fields), None);
+        let wish = |method: Method, fields: &[(&str, &str)]| wish(&method, Fields::Map(&headers(fields)), None);
         let any = Duration::from_secs(FOREVER);
         assert_eq!(wish(Method::GET, &[]), Wish::Stored { max_age: any, may_store: true });
         assert_eq!(wish(Method::HEAD, &[]), Wish::Stored { max_age: any, may_store: false });
         assert_eq!(wish(Method::POST, &[]), Wish::Bypass("method"));
+        assert_eq!(wish(Method::GET, &[("range", "bytes=0-1")]), Wish::Stored { max_age: any, may_store: false });
         assert_eq!(wish(Method::GET, &[("authorization", "x")]), Wish::Bypass("bypass"));
         assert_eq!(wish(Method::GET, &[("cache-control", "no-cache")]), Wish::Fresh { may_store: true });
         assert_eq!(wish(Method::GET, &[("pragma", "no-cache")]), Wish::Fresh { may_store: true });

@@ -1,6 +1,6 @@
 //! What the edge counts. Names and labels are a contract with whoever scrapes them.
 //!
-//! Counted by `gateway`, `http1` and `listen`; shown by `server`. The rule: every label's value comes from conf or from a
+//! Counted by `exchange`, `door` and `listen`; shown by `server`. The rule: every label's value comes from conf or from a
 //! list in this file, never from a request.
 
 pub mod server;
@@ -8,9 +8,9 @@ pub mod server;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::Method;
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
@@ -83,20 +83,36 @@ impl Metrics {
         })
     }
 
-    /// Begins to measure a request; it is counted when the measure is dropped.
-    pub fn begin(&self, method: &Method) -> Measured {
+    /// A request is being answered, for as long as this is kept.
+    pub fn begin(&self, meter: &Arc<SiteMeter>) -> Busy {
         self.in_flight.inc();
-        let method = METHODS.iter().position(|known| known == method);
-        Measured {
-            requests: self.requests.clone(),
-            cache_requests: self.cache_requests.clone(),
-            upstream_up: self.upstream_up.clone(),
-            duration: self.duration.clone(),
-            in_flight: self.in_flight.clone(),
-            meter: self.unknown.clone(),
-            method,
-            began: Instant::now(),
-            answer: None,
+        meter.in_flight.fetch_add(1, Ordering::Relaxed);
+        Busy { in_flight: self.in_flight.clone(), meter: meter.clone() }
+    }
+
+    /// Counts a request that is over.
+    pub fn count(&self, counted: &Counted<'_>) {
+        let meter = counted.meter;
+        self.duration.observe(counted.took.as_secs_f64());
+        meter.count(&self.requests, counted.method, counted.status);
+        meter.requests.fetch_add(1, Ordering::Relaxed);
+        if counted.status >= 500 {
+            meter.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(cache) = counted.cache.filter(|_| meter.is_site()) {
+            meter.count_cache(&self.cache_requests, cache);
+        }
+    }
+
+    /// The meter of requests for hosts that nobody knows.
+    pub fn unknown(&self) -> &Arc<SiteMeter> {
+        &self.unknown
+    }
+
+    /// A site's app could be reached, or not.
+    pub fn up(&self, meter: &SiteMeter, is_up: bool) {
+        if meter.is_site() {
+            self.upstream_up.with_label_values(&[&meter.project, &meter.branch]).set(is_up.into());
         }
     }
 
@@ -150,6 +166,8 @@ pub struct SiteMeter {
     branch: String,
     /// Counters that are used all the time, found without a lock: GET by the codes below.
     common: [OnceLock<IntCounter>; COMMON.len()],
+    hits: OnceLock<IntCounter>,
+    misses: OnceLock<IntCounter>,
     requests: AtomicU64,
     errors: AtomicU64,
     cache_hits: AtomicU64,
@@ -164,7 +182,18 @@ impl SiteMeter {
         };
         let common = std::array::from_fn(|_| OnceLock::new());
         let zero = || AtomicU64::new(0);
-        Self { site, project, branch, common, requests: zero(), errors: zero(), cache_hits: zero(), in_flight: zero() }
+        Self {
+            site,
+            project,
+            branch,
+            common,
+            hits: OnceLock::new(),
+            misses: OnceLock::new(),
+            requests: zero(),
+            errors: zero(),
+            cache_hits: zero(),
+            in_flight: zero(),
+        }
     }
 
     fn traffic(&self) -> Option<SiteTraffic> {
@@ -178,78 +207,56 @@ impl SiteMeter {
         })
     }
 
-    fn count(&self, vec: &IntCounterVec, method: Option<usize>, code: u16) {
+    pub fn is_site(&self) -> bool {
+        self.site.is_some()
+    }
+
+    fn count(&self, vec: &IntCounterVec, method: &Method, code: u16) {
         let find = || {
-            let method = method.map_or("other", |method| METHODS[method].as_str());
+            let method = METHODS.iter().find(|known| *known == method).map_or("other", Method::as_str);
             let code = if code == 0 { GONE.to_owned() } else { code.to_string() };
             vec.with_label_values(&[self.project.as_str(), self.branch.as_str(), method, &code])
         };
-        match COMMON.iter().position(|common| method == Some(0) && *common == code) {
+        match COMMON.iter().position(|common| *method == Method::GET && *common == code) {
             Some(common) => self.common[common].get_or_init(find).inc(),
             None => find().inc(),
         }
     }
+
+    fn count_cache(&self, vec: &IntCounterVec, cache: CacheStatus) {
+        let find = || vec.with_label_values(&[self.project.as_str(), cache.name()]);
+        match cache.name() {
+            "hit" => {
+                self.cache_hits.fetch_add(1, Ordering::Relaxed);
+                self.hits.get_or_init(find).inc();
+            }
+            "miss" => self.misses.get_or_init(find).inc(),
+            _ => find().inc(),
+        }
+    }
 }
 
-/// One request being measured. Dropped without an answer, it counts as one whose client left.
+/// A request that is over.
 #[derive(Debug)]
-pub struct Measured {
-    requests: IntCounterVec,
-    cache_requests: IntCounterVec,
-    upstream_up: IntGaugeVec,
-    duration: Histogram,
+pub struct Counted<'a> {
+    pub meter: &'a SiteMeter,
+    pub method: &'a Method,
+    /// 0 when the client left before it was answered.
+    pub status: u16,
+    pub cache: Option<CacheStatus>,
+    pub took: Duration,
+}
+
+/// One request being answered.
+#[derive(Debug)]
+pub struct Busy {
     in_flight: IntGauge,
     meter: Arc<SiteMeter>,
-    method: Option<usize>,
-    began: Instant,
-    answer: Option<(StatusCode, Option<CacheStatus>)>,
 }
 
-impl Measured {
-    /// The request is for this site.
-    pub fn is_for(&mut self, meter: &Arc<SiteMeter>) {
-        meter.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.leave_site();
-        self.meter = meter.clone();
-    }
-
-    pub fn is_site(&self) -> bool {
-        self.meter.site.is_some()
-    }
-
-    pub fn answered(&mut self, status: StatusCode, cache: Option<CacheStatus>) {
-        self.answer = Some((status, cache));
-    }
-
-    /// The site's app could be reached, or not.
-    pub fn up(&self, is_up: bool) {
-        if self.meter.site.is_some() {
-            self.upstream_up.with_label_values(&[&self.meter.project, &self.meter.branch]).set(is_up.into());
-        }
-    }
-
-    fn leave_site(&self) {
-        if self.meter.project != UNKNOWN {
-            self.meter.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for Measured {
+impl Drop for Busy {
     fn drop(&mut self) {
-        let code = self.answer.map_or(0, |(status, _)| status.as_u16());
         self.in_flight.dec();
-        self.duration.observe(self.began.elapsed().as_secs_f64());
-        self.meter.count(&self.requests, self.method, code);
-        self.meter.requests.fetch_add(1, Ordering::Relaxed);
-        if code >= 500 {
-            self.meter.errors.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some((_, Some(cache))) = self.answer.filter(|_| self.is_site()) {
-            self.cache_requests.with_label_values(&[self.meter.project.as_str(), cache.name()]).inc();
-            let is_hit = matches!(cache, CacheStatus::Hit { .. });
-            self.meter.cache_hits.fetch_add(is_hit.into(), Ordering::Relaxed);
-        }
-        self.leave_site();
+        self.meter.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

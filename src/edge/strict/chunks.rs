@@ -22,10 +22,19 @@ pub struct Chunks {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Size { digits: u8, value: u64 },
-    Extension { value: u64 },
-    SizeFeed { value: u64 },
-    Data { left: u64 },
+    Size {
+        digits: u8,
+        value: u64,
+    },
+    Extension {
+        value: u64,
+    },
+    SizeFeed {
+        value: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataReturn,
     DataFeed,
     /// At the beginning of a trailer line, or of the empty line that ends everything.

@@ -8,4 +8,4 @@ mod lines;
 pub mod request;
 pub mod response;
 
-pub use lines::{Line, Lines};
+pub use lines::Lines;

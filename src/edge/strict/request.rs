@@ -54,6 +54,17 @@ pub enum Framing {
     WebSocket,
 }
 
+impl Framing {
+    /// How much of a body is announced; `None` when nobody knows.
+    pub fn length(self) -> Option<u64> {
+        match self {
+            Framing::Length(length) => Some(length),
+            Framing::WebSocket => Some(0),
+            Framing::Chunked => None,
+        }
+    }
+}
+
 impl Head {
     /// The fields; `bytes` are those that were judged.
     pub fn lines<'b>(&'b self, bytes: &'b [u8]) -> Lines<'b> {

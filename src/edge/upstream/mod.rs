@@ -130,7 +130,7 @@ impl Replica {
 pub struct Turn(Arc<Replica>);
 
 impl Turn {
-    pub fn replica(&self) -> &Replica {
+    pub fn replica(&self) -> &Arc<Replica> {
         &self.0
     }
 }

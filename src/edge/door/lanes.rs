@@ -1,0 +1,279 @@
+//! What a connection does for a request that takes longer than a look.
+//!
+//! Called by `door`, which gives itself away meanwhile. The rule: it comes back exactly when the next request may begin at
+//! the stream's next byte; in every other case the connection ends, and in a way that shows whether the answer was whole.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::Method;
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::{Door, connection};
+use crate::edge::answer::Fetch;
+use crate::edge::exchange::Exchange;
+use crate::edge::failure::Failure;
+use crate::edge::fetch::{self, Errand, Outcome, http1::Http1};
+use crate::edge::gateway::Passage;
+use crate::edge::request::Asked;
+use crate::edge::respond::{Own, Told};
+use crate::edge::stream::{Allowance, Stream};
+use crate::edge::strict::chunks::Chunks;
+use crate::edge::strict::request::{Framing, Version};
+use crate::edge::worker::Worker;
+
+/// How long a client that is sent away may take to read why, and how much it may send meanwhile.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 << 10;
+/// How long an unread request body may take to arrive before the connection is given up, and how long it may be, in bytes.
+const BODY_REST: Duration = Duration::from_secs(5);
+const BODY_REST_BYTES: u64 = 64 << 10;
+
+pub enum Task {
+    /// A head that may not enter: the connection ends with a page.
+    Refused(Failure),
+    Unsent(Unsent),
+    Request(Box<Request>),
+}
+
+/// An answer that the socket did not take at once.
+pub struct Unsent {
+    parts: [Bytes; 3],
+    keeps_alive: bool,
+}
+
+pub struct Request {
+    pub lane: Lane,
+    pub exchange: Exchange,
+    /// What kinds of pages the client reads.
+    pub accept: Box<str>,
+    pub method: Method,
+    pub framing: Framing,
+    pub version: Version,
+    pub keeps_alive: bool,
+}
+
+/// Who answers.
+pub enum Lane {
+    /// The edge by itself; and whether what follows can be trusted to be the next request.
+    Own(Own, bool),
+    /// The app, with this head, over a connection of ours.
+    Light(Box<Fetch>, BytesMut),
+    /// The app, with this head, by pingora.
+    Pingora(Box<Passage>, BytesMut),
+}
+
+impl Lane {
+    pub fn refusal(worker: &Worker, failure: Failure, asked: &Asked<'_>, exchange: &Exchange) -> Self {
+        worker.shared.metrics.refused(failure);
+        Lane::Own(Own::page(failure, asked.fields.text("accept"), &exchange.id), !failure.closes())
+    }
+}
+
+impl Unsent {
+    pub fn new(mut parts: [Bytes; 3], mut sent: usize, keeps_alive: bool) -> Self {
+        for part in &mut parts {
+            let here = sent.min(part.len());
+            part.advance(here);
+            sent -= here;
+        }
+        Self { parts, keeps_alive }
+    }
+}
+
+/// Does it; the door when another request may come.
+pub async fn perform(mut door: Door, task: Task) -> Option<Door> {
+    let keeps_alive = match task {
+        Task::Refused(failure) => {
+            refuse(&mut door, failure).await;
+            false
+        }
+        Task::Unsent(unsent) => send_rest(&mut door, unsent).await,
+        Task::Request(request) => match request.lane {
+            Lane::Pingora(..) => return pingora(door, *request).await,
+            Lane::Own(..) => own(&mut door, *request).await,
+            Lane::Light(..) => light(&mut door, *request).await,
+        },
+    };
+    keeps_alive.then_some(door)
+}
+
+async fn refuse(door: &mut Door, failure: Failure) {
+    let shared = &door.worker.shared;
+    shared.metrics.refused(failure);
+    let mut exchange = Exchange::stray(&door.worker, shared.ids.fresh());
+    let own = Own::page(failure, None, &exchange.id);
+    exchange.status = Some(own.status);
+    let head = own.http1(Told { id: &exchange.id, cache: None }, Some("close"));
+    if send(&mut door.stream, &head, &own.body, LINGER).await {
+        linger(&mut door.stream).await;
+    }
+}
+
+async fn send_rest(door: &mut Door, unsent: Unsent) -> bool {
+    let within = door.worker.shared.settings.load().limits.write_timeout;
+    for part in &unsent.parts {
+        if !send(&mut door.stream, &[], part, within).await {
+            return false;
+        }
+    }
+    if !unsent.keeps_alive {
+        linger(&mut door.stream).await;
+    }
+    unsent.keeps_alive
+}
+
+async fn own(door: &mut Door, request: Request) -> bool {
+    let Request { lane, mut exchange, method, framing, version, keeps_alive, .. } = request;
+    let Lane::Own(answer, is_sound) = lane else { return false };
+    let rest = framing.length().filter(|rest| is_sound && *rest <= BODY_REST_BYTES);
+    let keeps_alive = keeps_alive && rest.is_some();
+    let told = Told { id: &exchange.id, cache: exchange.told_cache() };
+    let head = answer.http1(told, connection(version, keeps_alive));
+    let body = if answer.has_body(&method) { &answer.body[..] } else { &[] };
+    exchange.status = Some(answer.status);
+    exchange.sent = body.len() as u64;
+    let within = door.worker.shared.settings.load().limits.write_timeout;
+    let is_sent = send(&mut door.stream, &head, body, within).await;
+    drop(exchange);
+    match rest.filter(|_| keeps_alive) {
+        Some(rest) => is_sent && skip(&mut door.stream, rest).await,
+        None if is_sent => {
+            linger(&mut door.stream).await;
+            false
+        }
+        None => false,
+    }
+}
+
+async fn light(door: &mut Door, request: Request) -> bool {
+    let Request { lane, mut exchange, accept, method, version, keeps_alive, .. } = request;
+    let Lane::Light(fetch, head) = lane else { return false };
+    let limits = door.worker.shared.settings.load().limits;
+    let upstream = fetch.claim.upstream().clone();
+    let mut client = Http1 { stream: &mut door.stream, keeps_alive, write_timeout: limits.write_timeout };
+    let mut errand = Errand {
+        worker: &door.worker,
+        limits,
+        fetch: *fetch,
+        request: head,
+        is_head: method == Method::HEAD,
+        exchange: &mut exchange,
+        timer: &mut door.timer,
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = fetch::run(&mut client, &mut errand) => outcome,
+        () = upstream.until_cut() => Outcome::Torn,
+    };
+    let keeps_alive = client.keeps_alive;
+    // The claim is let go of last of all.
+    let claim = errand.fetch.claim;
+    match outcome {
+        Outcome::Whole => {
+            drop(exchange);
+            drop(claim);
+            if !keeps_alive {
+                linger(&mut door.stream).await;
+            }
+            keeps_alive
+        }
+        Outcome::Failed(failure) => {
+            door.worker.shared.metrics.refused(failure);
+            let lane = Lane::Own(Own::page(failure, Some(&accept), &exchange.id), true);
+            let framing = Framing::Length(0);
+            own(door, Request { lane, exchange, accept, method, framing, version, keeps_alive }).await
+        }
+        Outcome::Torn => {
+            door.stream.abort();
+            false
+        }
+        Outcome::Gone => false,
+    }
+}
+
+async fn pingora(door: Door, request: Request) -> Option<Door> {
+    let Request { lane, exchange, framing, keeps_alive, .. } = request;
+    let Lane::Pingora(mut passage, mut head) = lane else { return None };
+    let Door { mut stream, worker, timer, left, waiting, stopped, hears_stop } = door;
+    let limits = worker.shared.settings.load().limits;
+    let upstream = passage.upstream().clone();
+    passage.exchange = Some(exchange);
+    give(&mut stream, &mut head, framing);
+    let visit = stream.visit().clone();
+    visit.leave(passage);
+    let mut session = ServerSession::new_http1(stream);
+    session.set_pipelined_prefix(head);
+    session.set_keepalive_reuses_remaining(Some(if keeps_alive { left } else { 0 }));
+    session.set_read_timeout(Some(limits.body_timeout));
+    session.set_write_timeout(Some(limits.write_timeout));
+    session.set_total_drain_timeout(Some(BODY_REST));
+    let reused = tokio::select! {
+        reused = worker.engine().process_new_http(session, &worker.stopping) => reused,
+        () = upstream.until_cut() => None,
+    };
+    drop(visit.take());
+    let stream = reused?.consume().0.into_any().downcast::<Stream>().ok()?;
+    // A body that nobody read to its end would be taken for the next request.
+    let may_go_on = keeps_alive && stream.allowance().is_over();
+    may_go_on.then_some(Door { stream, worker, timer, left, waiting, stopped, hears_stop })
+}
+
+/// Lets pingora have the request's body and no byte more; what came of it already goes with the head.
+fn give(stream: &mut Stream, head: &mut BytesMut, framing: Framing) {
+    let allowance = match framing {
+        Framing::Length(length) => {
+            let here = stream.ahead().len().min(usize::try_from(length).unwrap_or(usize::MAX));
+            head.unsplit(stream.ahead().split_to(here));
+            Allowance::Exactly(length - here as u64)
+        }
+        Framing::Chunked => Allowance::Chunked(Chunks::new()),
+        Framing::WebSocket => Allowance::Open,
+    };
+    stream.allow(allowance);
+}
+
+/// Writes both; whether they left.
+async fn send(stream: &mut Stream, head: &[u8], body: &[u8], within: Duration) -> bool {
+    stream.gathered().extend_from_slice(head);
+    matches!(timeout(within, stream.send(body)).await, Ok(Ok(())))
+}
+
+/// Ends the connection from our side. Closing with bytes unread would reset it, and the answer with it: reads on for a
+/// moment.
+async fn linger(stream: &mut Stream) {
+    // However this ends, the connection is over.
+    let _ = timeout(LINGER, async {
+        AsyncWriteExt::shutdown(stream).await?;
+        let mut rest = 0;
+        while rest < LINGER_BYTES {
+            stream.ahead().clear();
+            match stream.read_ahead().await? {
+                0 => break,
+                read => rest += read,
+            }
+        }
+        io::Result::Ok(())
+    })
+    .await;
+}
+
+/// Reads a body that nobody wants; whether all of it came in time.
+async fn skip(stream: &mut Stream, mut rest: u64) -> bool {
+    let skipped = timeout(BODY_REST, async {
+        while rest > 0 {
+            if stream.ahead().is_empty() && stream.read_ahead().await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let here = stream.ahead().len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+            stream.ahead().advance(here);
+            rest -= here as u64;
+        }
+        io::Result::Ok(())
+    });
+    matches!(skipped.await, Ok(Ok(())))
+}

@@ -1,0 +1,85 @@
+//! A client that waits over HTTP/1.1.
+//!
+//! Made by `door`. The rule: an answer's lines pass as the app wrote them, but for those that end with its connection and
+//! those that the edge answers for; head and first part leave together.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
+
+use super::{Client, Gone};
+use crate::edge::exchange::Exchange;
+use crate::edge::headers::{self, Sink};
+use crate::edge::stream::Stream;
+use crate::edge::strict::response::{Framing, Head};
+
+#[derive(Debug)]
+pub struct Http1<'c> {
+    pub stream: &'c mut Stream,
+    /// Whether another request may follow. The answer may say no to that, and then this does as well.
+    pub keeps_alive: bool,
+    pub write_timeout: Duration,
+}
+
+impl Client for Http1<'_> {
+    const TAKES_CHUNKS: bool = true;
+
+    async fn interim(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Gone> {
+        let own = bytes.get(..head.length).unwrap_or_default();
+        self.stream.gathered().extend_from_slice(own);
+        self.part(&[]).await
+    }
+
+    fn begin(&mut self, head: &Head, bytes: &[u8], exchange: &Exchange) -> Result<(), Gone> {
+        self.keeps_alive &= head.framing != Framing::Close && !exchange.is_last();
+        let lines = head.lines(bytes);
+        let first = lines.iter().next().map_or(head.length - 2, |line| line.range().start);
+        let to = self.stream.gathered();
+        to.reserve(head.length + 256);
+        to.extend_from_slice(b"HTTP/1.1");
+        to.extend_from_slice(bytes.get(8..first).unwrap_or_default());
+        let nominated = if head.has_nominations { nominated(head, bytes) } else { Vec::new() };
+        let mut is_dated = false;
+        for line in lines.iter() {
+            let name = line.name(bytes);
+            let is_gone = nominated.iter().any(|gone| gone.eq_ignore_ascii_case(name));
+            if is_gone || headers::is_kept_back(line.kind) {
+                continue;
+            }
+            is_dated |= name.eq_ignore_ascii_case(b"date");
+            to.extend_from_slice(bytes.get(line.range()).unwrap_or_default());
+        }
+        if !is_dated {
+            to.put("Date", &[httpdate::fmt_http_date(SystemTime::now()).as_bytes()]);
+        }
+        headers::to_client(to, &exchange.id, exchange.told_cache());
+        if !self.keeps_alive {
+            to.put("Connection", &[b"close"]);
+        }
+        to.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
+    async fn part(&mut self, part: &[u8]) -> Result<(), Gone> {
+        match timeout(self.write_timeout, self.stream.send(part)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
+    }
+
+    async fn end(&mut self, part: &[u8]) -> Result<(), Gone> {
+        self.part(part).await
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_end(cx).map(|_| ())
+    }
+}
+
+/// What the app's `Connection` names, but for what says where the body ends.
+fn nominated<'b>(head: &'b Head, bytes: &'b [u8]) -> Vec<&'b [u8]> {
+    let options = head.fields(bytes).all("connection").flat_map(|value| value.split(|byte| *byte == b','));
+    let options = options.map(<[u8]>::trim_ascii);
+    options.filter(|name| !name.eq_ignore_ascii_case(b"content-length")).collect()
+}

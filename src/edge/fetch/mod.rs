@@ -1,0 +1,202 @@
+//! Our own way to an app, for requests without a body: GET and HEAD, from HTTP/1 and HTTP/2 clients alike.
+//!
+//! Called by `door` and `http2`. It says to app and client what `gateway` says, by the same pieces. The rule: a request is
+//! asked again only when no app can have acted on it: nothing was sent yet, or a connection that had been used before ended
+//! before it brought a byte.
+
+pub mod http1;
+pub mod http2;
+pub mod pool;
+mod relay;
+pub mod request;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::model::address::Address;
+use crate::model::machine::Limits;
+
+use super::answer::Fetch;
+use super::cache::CacheStatus;
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::strict::response::{Head, judge};
+use super::timer::Timer;
+use super::upstream::Turn;
+use super::worker::Worker;
+use pool::Line;
+
+/// Interim answers that an app may give to one request.
+const INTERIMS: usize = 16;
+
+/// Whoever waits for the answer.
+pub trait Client {
+    /// Whether a chunked body is passed on with its framing.
+    const TAKES_CHUNKS: bool;
+
+    /// An answer before the answer, such as 103; it is not waited for.
+    fn interim(&mut self, head: &Head, bytes: &[u8]) -> impl Future<Output = Result<(), Gone>> + Send;
+
+    /// The answer's head; it may be held back until something follows.
+    fn begin(&mut self, head: &Head, bytes: &[u8], exchange: &Exchange) -> Result<(), Gone>;
+
+    /// A part of its body, perhaps an empty one, and all that was held back.
+    fn part(&mut self, part: &[u8]) -> impl Future<Output = Result<(), Gone>> + Send;
+
+    /// The last part of it, perhaps an empty one.
+    fn end(&mut self, part: &[u8]) -> impl Future<Output = Result<(), Gone>> + Send;
+
+    /// Ready when nobody waits any more.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// Nobody waits for the answer any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+/// How it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Whole,
+    /// Nothing of an answer has left yet.
+    Failed(Failure),
+    /// The app broke off in the middle: what has left must not look whole.
+    Torn,
+    Gone,
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub struct Errand<'e> {
+    pub worker: &'e Arc<Worker>,
+    pub limits: Limits,
+    pub fetch: Fetch,
+    /// The head as the app gets it.
+    pub request: BytesMut,
+    pub is_head: bool,
+    pub exchange: &'e mut Exchange,
+    pub timer: &'e mut Timer,
+}
+
+/// Why there is no answer.
+enum Lost {
+    /// The connection ended before a byte came.
+    Unanswered,
+    Failed(Failure),
+    Gone,
+}
+
+/// Fetches an answer and hands it on as it comes.
+pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
+    let mut tried: Vec<Address> = Vec::new();
+    let mut last = Failure::Absent;
+    loop {
+        let Some(turn) = errand.fetch.claim.upstream().choose(&tried) else { return Outcome::Failed(last) };
+        let (mut line, is_reused) = match errand.worker.pool.take(turn.replica()) {
+            Some(line) => (line, true),
+            None => match errand.connect(&turn).await {
+                Ok(line) => (line, false),
+                Err(failure) => {
+                    last = failure;
+                    tried.push(turn.replica().address.clone());
+                    continue;
+                }
+            },
+        };
+        if errand.exchange.upstream.as_ref() != Some(&turn.replica().address) {
+            errand.exchange.upstream = Some(turn.replica().address.clone());
+        }
+        let mut buffer = errand.worker.buffers.take();
+        match errand.ask(client, &mut line, &mut buffer).await {
+            Ok(head) => {
+                let answer = relay::Answer { head, buffer, line, turn };
+                return relay::run(client, errand, answer).await;
+            }
+            Err(Lost::Unanswered) if is_reused => {}
+            Err(Lost::Unanswered) => return Outcome::Failed(Failure::Broken),
+            Err(Lost::Failed(failure)) => return Outcome::Failed(failure),
+            Err(Lost::Gone) => return Outcome::Gone,
+        }
+        errand.worker.buffers.put(buffer);
+    }
+}
+
+impl Errand<'_> {
+    async fn connect(&mut self, turn: &Turn) -> Result<Line, Failure> {
+        let connecting = Line::connect(&turn.replica().address);
+        let connected = self.timer.within(self.limits.upstream_connect_timeout, connecting).await;
+        self.exchange.mark_up(matches!(connected, Some(Ok(_))));
+        match connected {
+            Some(Ok(line)) => Ok(line),
+            Some(Err(error)) if is_nobody_there(&error) => Err(Failure::Absent),
+            Some(Err(_)) => Err(Failure::Broken),
+            None => Err(Failure::Slow),
+        }
+    }
+
+    /// Sends the request and waits for the head of its answer, which then stands at the beginning of `buffer`.
+    async fn ask<C: Client>(&mut self, client: &mut C, line: &mut Line, buffer: &mut BytesMut) -> Result<Head, Lost> {
+        match self.timer.within(self.limits.upstream_timeout, line.write_all(&self.request)).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => return Err(Lost::Unanswered),
+            None => return Err(Lost::Failed(Failure::Slow)),
+        }
+        let mut interims = 0;
+        loop {
+            match judge(buffer, self.is_head) {
+                Err(failure) => return Err(Lost::Failed(failure)),
+                Ok(Some(head)) if !head.status.is_informational() => return Ok(head),
+                Ok(Some(_)) if interims == INTERIMS => return Err(Lost::Failed(Failure::Broken)),
+                Ok(Some(head)) => {
+                    interims += 1;
+                    client.interim(&head, buffer).await.map_err(|Gone| Lost::Gone)?;
+                    buffer.advance(head.length);
+                    continue;
+                }
+                Ok(None) => {}
+            }
+            match self.timer.within(self.limits.upstream_timeout, read_or_gone(client, line, buffer)).await {
+                Some(Some(Ok(1..))) => {}
+                Some(Some(Ok(0) | Err(_))) if buffer.is_empty() && interims == 0 => return Err(Lost::Unanswered),
+                Some(Some(Ok(0) | Err(_))) => return Err(Lost::Failed(Failure::Broken)),
+                Some(None) => return Err(Lost::Gone),
+                None => return Err(Lost::Failed(Failure::Slow)),
+            }
+        }
+    }
+
+    /// Writes down what the cache makes of the answer.
+    fn judge_fill(&mut self, head: &Head, buffer: &[u8]) {
+        let shared = &self.worker.shared;
+        self.exchange.cache = Some(self.fetch.status);
+        let Some(fill) = &mut self.fetch.fill else { return };
+        let machine_max = shared.settings.load().cache.object_max;
+        let is_stored = fill.begin(&shared.cache, head.status, head.fields(buffer), machine_max);
+        if let CacheStatus::Forward { reason, .. } = self.fetch.status {
+            self.exchange.cache = Some(CacheStatus::Forward { reason, is_stored });
+        }
+        if !is_stored {
+            self.fetch.fill = None;
+        }
+    }
+}
+
+/// Reads some more of an answer; `None` when nobody waits for it any more.
+async fn read_or_gone<C: Client>(client: &mut C, line: &mut Line, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+    let mut reading = std::pin::pin!(line.read_buf(buffer));
+    std::future::poll_fn(|cx| match reading.as_mut().poll(cx) {
+        Poll::Ready(read) => Poll::Ready(Some(read)),
+        Poll::Pending => client.poll_gone(cx).map(|()| None),
+    })
+    .await
+}
+
+/// Its socket's file is gone, or nobody accepts on it.
+fn is_nobody_there(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+}

@@ -1,0 +1,152 @@
+//! The body of an answer on its way to whoever waits, and into the cache.
+//!
+//! Called by `fetch` once there is a head. The rule: an answer is whole when its own framing says so; anything else ends in
+//! a way that nobody can take for the end.
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+
+use super::pool::Line;
+use super::{Client, Errand, Gone, Outcome};
+use crate::edge::strict::chunks::{Broken, Chunks};
+use crate::edge::strict::response::{Framing, Head};
+use crate::edge::upstream::Turn;
+
+/// What one read of a large body takes, in bytes.
+const PART: usize = 64 << 10;
+
+/// An answer whose head has come.
+pub struct Answer {
+    pub head: Head,
+    /// The head, and what came with it.
+    pub buffer: BytesMut,
+    pub line: Line,
+    pub turn: Turn,
+}
+
+pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>, mut answer: Answer) -> Outcome {
+    errand.exchange.status = Some(answer.head.status);
+    errand.judge_fill(&answer.head, &answer.buffer);
+    let passed = match client.begin(&answer.head, &answer.buffer, errand.exchange) {
+        Ok(()) => body(client, errand, &mut answer).await,
+        Err(Gone) => Err(Outcome::Gone),
+    };
+    let Answer { buffer, line, turn, .. } = answer;
+    errand.worker.buffers.put(buffer);
+    match passed {
+        Err(outcome) => outcome,
+        Ok(is_reusable) => {
+            if is_reusable {
+                errand.worker.pool.put(turn.replica(), line);
+            }
+            Outcome::Whole
+        }
+    }
+}
+
+/// Whether the connection may be used again: what follows an answer would be taken for the next one.
+async fn body<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &mut Answer) -> Result<bool, Outcome> {
+    let mut frame = Frame::new(answer.head.framing);
+    let mut from = answer.head.length;
+    let mut plain = Vec::new();
+    loop {
+        let bytes = &answer.buffer[from..];
+        plain.clear();
+        let passed = frame.pass(bytes, |data| {
+            errand.exchange.sent += data.len() as u64;
+            if let Some(fill) = &mut errand.fetch.fill {
+                fill.add(data);
+            }
+            if !C::TAKES_CHUNKS && matches!(answer.head.framing, Framing::Chunked) {
+                plain.extend_from_slice(data);
+            }
+        });
+        let passed = passed.map_err(|Broken| Outcome::Torn)?;
+        let part = if plain.is_empty() && frame.is_passed_as_it_is::<C>() { &bytes[..passed] } else { &plain[..] };
+        if frame.is_over() {
+            let is_reusable = passed == bytes.len() && answer.head.keeps_alive;
+            return finish(client, errand, part).await.map(|()| is_reusable);
+        }
+        client.part(part).await.map_err(|Gone| Outcome::Gone)?;
+        answer.buffer.clear();
+        answer.buffer.reserve(PART);
+        from = 0;
+        let reading = answer.line.read_buf(&mut answer.buffer);
+        match errand.timer.within(errand.limits.upstream_timeout, reading).await {
+            Some(Ok(1..)) => {}
+            // The one way in which the end of the connection is the end of an answer (RFC 9112 section 6.3).
+            Some(Ok(0)) if frame.ends_with_connection() => {
+                return finish(client, errand, &[]).await.map(|()| false);
+            }
+            Some(Ok(0) | Err(_)) | None => return Err(Outcome::Torn),
+        }
+    }
+}
+
+async fn finish<C: Client>(client: &mut C, errand: &mut Errand<'_>, part: &[u8]) -> Result<(), Outcome> {
+    // Before the last part leaves: whoever has read the answer finds it stored when it asks again.
+    if let Some(mut fill) = errand.fetch.fill.take() {
+        fill.end(&errand.worker.shared.cache);
+    }
+    client.end(part).await.map_err(|Gone| Outcome::Gone)
+}
+
+/// How far a body has come.
+#[derive(Debug)]
+enum Frame {
+    Left(u64),
+    Chunks(Chunks),
+    Open,
+}
+
+impl Frame {
+    fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::Length(length) => Frame::Left(length),
+            Framing::Chunked => Frame::Chunks(Chunks::new()),
+            Framing::Close => Frame::Open,
+        }
+    }
+
+    /// Judges as many bytes as belong to the body, and shows the data among them; how many those are.
+    fn pass(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Broken> {
+        match self {
+            Frame::Left(left) => {
+                let mine = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= mine as u64;
+                data(&bytes[..mine]);
+                Ok(mine)
+            }
+            Frame::Open => {
+                data(bytes);
+                Ok(bytes.len())
+            }
+            Frame::Chunks(chunks) => {
+                let mut passed = 0;
+                while !chunks.is_done() && passed < bytes.len() {
+                    let step = chunks.step(&bytes[passed..])?;
+                    let from = passed + step.framing;
+                    passed = from + step.data;
+                    data(&bytes[from..passed]);
+                }
+                Ok(passed)
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Frame::Left(left) => *left == 0,
+            Frame::Chunks(chunks) => chunks.is_done(),
+            Frame::Open => false,
+        }
+    }
+
+    fn ends_with_connection(&self) -> bool {
+        matches!(self, Frame::Open)
+    }
+
+    fn is_passed_as_it_is<C: Client>(&self) -> bool {
+        C::TAKES_CHUNKS || !matches!(self, Frame::Chunks(_))
+    }
+}
