@@ -88,7 +88,12 @@ impl Sockets {
             of.sort();
             of
         };
-        Listeners { http: of(Kind::Http), https: of(Kind::Https), metrics: of(Kind::Metrics).first().copied() }
+        Listeners {
+            http: of(Kind::Http),
+            https: of(Kind::Https),
+            metrics: of(Kind::Metrics).first().copied(),
+            ..Listeners::default()
+        }
     }
 
     /// The sockets of `listeners`, in its order.

@@ -129,6 +129,7 @@ mod tests {
         let upstream = |id: &&str| snapshot::Upstream {
             id: UpstreamId(id.to_string()),
             replicas: vec!["127.0.0.1:1".parse().unwrap()],
+            protocol: Default::default(),
             drain: Duration::ZERO,
         };
         Routing { upstreams: ids.iter().map(upstream).collect(), routes: Vec::new() }

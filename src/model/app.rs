@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct AppWish {
     pub listen: Option<Listen>,
     pub port: Option<u16>,
+    pub protocol: Option<Protocol>,
     pub replicas: Option<u16>,
     pub health: HealthWish,
     pub drain: Option<Duration>,
@@ -41,12 +42,24 @@ pub enum Listen {
     Auto,
 }
 
+/// What an app speaks to the edge.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS and without being asked first (RFC 9113 section 3.3), as gRPC wants it.
+    H2c,
+}
+
 /// The settled specification: it belongs to a release and is stored with it, so that a rollback brings it back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppSpec {
     pub listen: Listen,
     /// The TCP port in a container. A process gets one of its own in `$PORT`.
     pub port: u16,
+    #[serde(default)]
+    pub protocol: Protocol,
     pub replicas: u16,
     pub health: HealthCheck,
     /// How long requests in flight may go on with a release that was replaced.
@@ -89,6 +102,7 @@ impl AppWish {
         AppWish {
             listen: self.listen.or(other.listen),
             port: self.port.or(other.port),
+            protocol: self.protocol.or(other.protocol),
             replicas: self.replicas.or(other.replicas),
             health: HealthWish {
                 path: self.health.path.or(other.health.path),
@@ -111,6 +125,7 @@ impl AppWish {
         AppSpec {
             listen: self.listen.unwrap_or(Listen::Auto),
             port: self.port.unwrap_or(8000),
+            protocol: self.protocol.unwrap_or_default(),
             replicas: self.replicas.unwrap_or(1),
             health: HealthCheck {
                 path: self.health.path.unwrap_or_else(|| "/".to_owned()),
@@ -145,5 +160,12 @@ mod tests {
         let spec = conf.or(repository).settle();
         assert_eq!((spec.port, spec.replicas, spec.drain.as_secs()), (1, 3, 30));
         assert_eq!((spec.env["A"].as_str(), spec.env["B"].as_str()), ("conf", "repo"));
+    }
+
+    #[test]
+    fn a_specification_stored_before_there_was_a_choice_speaks_http_1() {
+        let mut stored = serde_json::to_value(AppWish::default().settle()).unwrap();
+        assert_eq!(stored.as_object_mut().unwrap().remove("protocol"), Some("http1".into()));
+        assert_eq!(serde_json::from_value::<AppSpec>(stored).unwrap().protocol, Protocol::Http1);
     }
 }

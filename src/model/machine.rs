@@ -26,6 +26,9 @@ pub struct Machine {
     /// Whose `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
     pub limits: Limits,
+    pub access_log: AccessLog,
+    /// Whom the edge becomes when Prime is started by root.
+    pub edge_user: Option<String>,
     pub build: BuildLimits,
     /// Releases kept per branch beside the active one.
     pub keep_releases: usize,
@@ -45,6 +48,18 @@ pub struct Listeners {
     pub http: Vec<SocketAddr>,
     pub https: Vec<SocketAddr>,
     pub metrics: Option<SocketAddr>,
+    /// Whose connections begin with a PROXY header, from a trusted proxy alone.
+    #[serde(default)]
+    pub proxied_http: Vec<SocketAddr>,
+    #[serde(default)]
+    pub proxied_https: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// Whether visitors can come by HTTPS.
+    pub fn has_https(&self) -> bool {
+        !self.https.is_empty() || !self.proxied_https.is_empty()
+    }
 }
 
 /// `[acme]`.
@@ -112,8 +127,12 @@ pub struct Limits {
     /// Between two reads of a request body.
     pub body_timeout: Duration,
     pub body_max: u64,
+    /// Bytes per second of a request body, on average once it has had its first seconds; 0 for any.
+    pub body_rate: u64,
     /// Between two writes to a client that reads slowly.
     pub write_timeout: Duration,
+    /// Bytes per second that a client takes of what waits for it, likewise.
+    pub write_rate: u64,
     pub upstream_connect_timeout: Duration,
     /// Until an app's response head, and between two parts of its body.
     pub upstream_timeout: Duration,
@@ -133,12 +152,31 @@ impl Default for Limits {
             keepalive_requests: 1000,
             body_timeout: seconds(30),
             body_max: 100 << 20,
+            body_rate: 1 << 10,
             write_timeout: seconds(30),
+            write_rate: 1 << 10,
             upstream_connect_timeout: seconds(5),
             upstream_timeout: seconds(60),
             connections: 10_000,
             connections_per_address: 256,
         }
+    }
+}
+
+/// `[log]`: the access log, a line for each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AccessLog {
+    pub enabled: bool,
+    /// Bytes, after which a new file is begun.
+    pub size: u64,
+    /// Full files kept beside the one that is written.
+    pub keep: u32,
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { enabled: true, size: 64 << 20, keep: 5 }
     }
 }
 

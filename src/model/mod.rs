@@ -7,6 +7,7 @@ pub mod address;
 pub mod app;
 pub mod cache;
 pub mod certificate;
+pub mod compression;
 pub mod deployment;
 pub mod host;
 pub mod instant;

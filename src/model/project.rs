@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::address::Address;
 use super::app::AppWish;
 use super::cache::CachePolicy;
+use super::compression::CompressionPolicy;
 use super::host::HostPattern;
 use super::name::{BranchName, ProjectName, Site};
 
@@ -21,6 +22,8 @@ pub struct Project {
     pub branches: BTreeMap<BranchName, Branch>,
     pub app: AppWish,
     pub cache: CachePolicy,
+    pub limits: SiteLimits,
+    pub compression: CompressionPolicy,
     /// Whether plain HTTP is sent to HTTPS; `None`: when the host has a certificate that browsers trust.
     pub https_only: Option<bool>,
     /// This project's own webhook secrets; where absent the machine's hold.
@@ -32,6 +35,18 @@ pub struct Project {
 pub struct Branch {
     /// The first is canonical, the others redirect to it; wildcards are served as they are.
     pub hosts: Vec<HostPattern>,
+}
+
+/// A project's `[limits]`, which hold for each of its sites by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SiteLimits {
+    /// In place of the machine's, in bytes.
+    pub body_max: Option<u64>,
+    /// Requests per second.
+    pub rate: Option<u32>,
+    /// Requests per second of one client address.
+    pub rate_per_address: Option<u32>,
 }
 
 /// Where a project's answers come from.

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::cache::CachePolicy;
+use super::compression::CompressionPolicy;
 use super::host::{HostName, HostPattern};
 use super::name::Site;
+use super::project::SiteLimits;
 
 /// Names the replicas of one release, `shop/master#3`. Never used again for another release: pools of connections,
 /// cached responses and drains are kept under it.
@@ -28,6 +30,10 @@ pub struct Route {
     pub https_only: bool,
     #[serde(default)]
     pub cache: CachePolicy,
+    #[serde(default)]
+    pub limits: SiteLimits,
+    #[serde(default)]
+    pub compression: CompressionPolicy,
 }
 
 /// What answers a route.

@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+use super::app::Protocol;
 use super::certificate::CertificateFiles;
-use super::machine::{CacheSizes, Limits, Listeners};
+use super::machine::{AccessLog, CacheSizes, Limits, Listeners};
 use super::route::{Route, UpstreamId};
 
 /// All sections, each with its generation. Kept on disk by the edge, which starts from it when control is away.
@@ -26,7 +27,7 @@ pub struct Snapshot {
 #[serde(tag = "section", rename_all = "kebab-case")]
 pub enum Section {
     Settings(Settings),
-    /// Its sockets travel beside it, in the order http, https, metrics; see the link.
+    /// Its sockets travel beside it, in the order http, https, metrics, proxied http, proxied https; see the link.
     Listeners(Listeners),
     Certificates(Certificates),
     Routing(Routing),
@@ -48,6 +49,7 @@ pub struct Settings {
     pub limits: Limits,
     pub cache: CacheSizes,
     pub trusted_proxies: Vec<IpNet>,
+    pub access_log: AccessLog,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +70,8 @@ pub struct Upstream {
     pub id: UpstreamId,
     /// May be empty: known, with nothing running.
     pub replicas: Vec<Address>,
+    #[serde(default)]
+    pub protocol: Protocol,
     /// How long requests in flight may go on once it is absent.
     pub drain: Duration,
 }
@@ -98,5 +102,31 @@ impl Snapshot {
 impl Default for CacheSizes {
     fn default() -> Self {
         Self { memory: 256 << 20, disk: 0, object_max: 64 << 20 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first edge wrote it.
+    const OLD: &str = r#"{
+        "settings": { "limits": { "connections": 7 }, "trusted_proxies": ["10.0.0.0/8"] },
+        "listeners": { "http": ["127.0.0.1:80"], "https": [], "metrics": null },
+        "routing": {
+            "upstreams": [{ "id": "shop/master#r1", "replicas": ["127.0.0.1:1"], "drain": { "secs": 1, "nanos": 0 } }],
+            "routes": [{ "host": "shop.test", "path": "/", "to": { "upstream": "shop/master#r1" }, "site": null }]
+        }
+    }"#;
+
+    #[test]
+    fn a_snapshot_without_what_came_later_has_the_defaults() {
+        let snapshot: Snapshot = serde_json::from_str(OLD).unwrap();
+        assert_eq!(snapshot.settings.limits, Limits { connections: 7, ..Limits::default() });
+        assert_eq!(snapshot.settings.access_log, AccessLog::default());
+        assert!(snapshot.listeners.proxied_http.is_empty() && snapshot.listeners.proxied_https.is_empty());
+        assert_eq!(snapshot.routing.upstreams[0].protocol, Protocol::Http1);
+        let route = &snapshot.routing.routes[0];
+        assert_eq!((route.limits, route.compression.enabled), (Default::default(), true));
     }
 }

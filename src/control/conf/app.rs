@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use crate::model::app::{AppWish, HealthWish, Listen};
+use crate::model::app::{AppWish, HealthWish, Listen, Protocol};
 use crate::report::Fault;
 
 use super::raw::{Table, Word};
@@ -61,6 +61,7 @@ fn repository_keys(table: &mut Table<'_>) -> AppWish {
     AppWish {
         listen: table.word("listen").and_then(|word| word.choice(&LISTEN)),
         port: table.word("port").and_then(port),
+        protocol: table.word("protocol").and_then(|word| word.choice(&PROTOCOLS)),
         health: table.table("health").map(health).unwrap_or_default(),
         drain: table.word("drain").and_then(|word| word.duration(Duration::ZERO..=DAY)),
         dockerfile: table.word("dockerfile").and_then(|word| path_inside(&word)),
@@ -162,12 +163,27 @@ fn services(words: Vec<Word<'_>>) -> Vec<String> {
 }
 
 const LISTEN: [(&str, Listen); 3] = [("socket", Listen::Socket), ("port", Listen::Port), ("auto", Listen::Auto)];
+const PROTOCOLS: [(&str, Protocol); 2] = [("http1", Protocol::Http1), ("h2c", Protocol::H2c)];
 const SERVICES: [(&str, &str); 4] =
     [("postgres", "postgres"), ("mongo", "mongo"), ("redis", "redis"), ("smtp", "smtp")];
 /// Known keys of conf that a repository may not say.
-const MACHINE_KEYS: [&str; 15] = [
-    "hosts", "env", "services", "replicas", "mounts", "volumes", "limits", "secrets", "repo", "upstream", "ci",
-    "branches", "hooks", "cache", "https",
+const MACHINE_KEYS: [&str; 16] = [
+    "hosts",
+    "env",
+    "services",
+    "replicas",
+    "mounts",
+    "volumes",
+    "limits",
+    "secrets",
+    "repo",
+    "upstream",
+    "ci",
+    "branches",
+    "hooks",
+    "cache",
+    "compression",
+    "https",
 ];
 const REPLICAS_MAX: u64 = 100;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -180,12 +196,12 @@ mod tests {
 
     #[test]
     fn a_repository_says_how_it_is_built_and_judged() {
-        let said = "listen = \"port\"\nport = 9000\nhealth = { path = \"/up\", status = \"200\" }\nrun = \"./serve\"";
+        let said = "listen = \"port\"\nport = 9000\nprotocol = \"h2c\"\nhealth = { path = \"/up\", status = \"200\" }\nrun = \"./serve\"";
         for text in [said.to_owned(), format!("[app]\n{said}")] {
             let wish = repository_wish(&text).unwrap();
             assert_eq!(
-                (wish.listen, wish.port, wish.health.status),
-                (Some(Listen::Port), Some(9000), Some((200, 200)))
+                (wish.listen, wish.port, wish.protocol, wish.health.status),
+                (Some(Listen::Port), Some(9000), Some(Protocol::H2c), Some((200, 200)))
             );
         }
         assert_eq!(repository_wish("").unwrap(), AppWish::default());

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::model::cache::CachePolicy;
 use crate::model::host::HostName;
-use crate::model::machine::{Acme, BuildLimits, CacheSizes, Hooks, Limits, Listeners, Machine, RuntimeChoice};
+use crate::model::machine::{
+    AccessLog, Acme, BuildLimits, CacheSizes, Hooks, Limits, Listeners, Machine, RuntimeChoice,
+};
 
 use super::claims::Claim;
 use super::outside::{acme, dashboard, hooks, listeners};
@@ -42,16 +44,19 @@ pub fn read(sheet: &Sheet, base: &Path) -> Said {
     let domain = domain(&mut root);
     let mut claims = Vec::new();
     let hooks = hooks(root.table("hooks"), base, domain.as_ref(), &mut claims);
+    let proxies = root.table("trust").map_or_else(Vec::new, trust);
     let machine = Draft {
         state_dir: state_dir(&mut root, base),
         certs_dir: root.word("certs_dir").map_or_else(|| Some(base.join("certs")), |word| word.path(base)),
         runtime: root.word("runtime").map_or(Some(RuntimeChoice::Auto), |word| word.choice(&RUNTIMES)),
-        listeners: listeners(&mut root),
+        listeners: listeners(&mut root, proxies.is_empty()),
         acme: root.table("acme").map(|table| acme(table, base)),
         dashboard: dashboard(root.table("dashboard"), &mut claims),
         cache: root.table("cache").map_or_else(CacheSizes::default, cache),
-        trusted_proxies: root.table("trust").map_or_else(Vec::new, trust),
+        trusted_proxies: proxies.iter().filter_map(Word::network).collect(),
         limits: root.table("limits").map_or_else(Limits::default, limits),
+        access_log: root.table("log").map_or_else(AccessLog::default, access_log),
+        edge_user: root.table("edge").and_then(edge_user),
         build: build(root.table("build")),
         keep_releases: root.word("keep_releases").map_or(Some(5), |word| word.whole(0..=1000)),
     };
@@ -71,6 +76,8 @@ struct Draft {
     cache: CacheSizes,
     trusted_proxies: Vec<ipnet::IpNet>,
     limits: Limits,
+    access_log: AccessLog,
+    edge_user: Option<String>,
     build: BuildLimits,
     keep_releases: Option<u64>,
 }
@@ -89,6 +96,8 @@ impl Draft {
             cache: self.cache,
             trusted_proxies: self.trusted_proxies,
             limits: self.limits,
+            access_log: self.access_log,
+            edge_user: self.edge_user,
             build: self.build,
             keep_releases: usize::try_from(self.keep_releases?).ok()?,
         })
@@ -130,10 +139,10 @@ fn cache(mut table: Table<'_>) -> CacheSizes {
     sizes
 }
 
-fn trust(mut table: Table<'_>) -> Vec<ipnet::IpNet> {
+fn trust(mut table: Table<'_>) -> Vec<Word<'_>> {
     let words = table.list("proxies").unwrap_or_default();
     table.close();
-    words.iter().filter_map(Word::network).collect()
+    words
 }
 
 fn limits(mut table: Table<'_>) -> Limits {
@@ -149,13 +158,46 @@ fn limits(mut table: Table<'_>) -> Limits {
     take(&mut limits.keepalive_requests, t, "keepalive_requests", count);
     take(&mut limits.body_timeout, t, "body_timeout", time);
     take(&mut limits.body_max, t, "body_max", |word| word.size(1));
+    take(&mut limits.body_rate, t, "body_rate", |word| word.size(0));
     take(&mut limits.write_timeout, t, "write_timeout", time);
+    take(&mut limits.write_rate, t, "write_rate", |word| word.size(0));
     take(&mut limits.upstream_connect_timeout, t, "upstream_connect_timeout", time);
     take(&mut limits.upstream_timeout, t, "upstream_timeout", time);
     take(&mut limits.connections, t, "connections", count);
     take(&mut limits.connections_per_address, t, "connections_per_address", count);
     table.close();
     limits
+}
+
+fn access_log(mut table: Table<'_>) -> AccessLog {
+    let mut log = AccessLog::default();
+    take(&mut log.enabled, &mut table, "access", |word| word.flag());
+    take(&mut log.size, &mut table, "size", |word| word.size(LOG_MIN));
+    take(&mut log.keep, &mut table, "keep", |word| word.whole(0..=1000).and_then(|number| u32::try_from(number).ok()));
+    table.close();
+    log
+}
+
+/// `[edge] user`.
+fn edge_user(mut table: Table<'_>) -> Option<String> {
+    let word = table.word("user");
+    table.close();
+    let word = word?;
+    let name = word.line()?;
+    match is_user(name) {
+        true => Some(name.to_owned()),
+        false => {
+            let hint = "a name as useradd takes it: \"opri-edge\"";
+            word.wrong(format!("`{name}` is not the name of a user"), hint.to_owned())
+        }
+    }
+}
+
+/// useradd(8): at most 32 of small letters, digits, `_` and `-`, and no digit or dash to begin with.
+fn is_user(name: &str) -> bool {
+    let starts_well = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_');
+    let is_good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b);
+    starts_well && name.len() <= 32 && name.bytes().all(is_good)
 }
 
 fn build(table: Option<Table<'_>>) -> BuildLimits {
@@ -188,6 +230,8 @@ impl Ground<'_> {
 const STATE_DIR_MAX: usize = crate::model::address::SOCKET_PATH_MAX - "/run/".len() - 40;
 /// A shorter timeout would refuse visitors who do nothing wrong.
 const SHORTEST: Duration = Duration::from_millis(10);
+/// Smaller files would be changed more often than they are read.
+const LOG_MIN: u64 = 64 << 10;
 const DAY: Duration = Duration::from_secs(86_400);
 const RUNTIMES: [(&str, RuntimeChoice); 3] =
     [("docker", RuntimeChoice::Docker), ("process", RuntimeChoice::Process), ("auto", RuntimeChoice::Auto)];

@@ -13,16 +13,18 @@ use crate::model::project::Secret;
 use super::claims::Claim;
 use super::raw::{Table, Word};
 
-/// `[listen]`.
-pub fn listeners(root: &mut Table<'_>) -> Listeners {
+/// `[listen]`. `trusts_nobody` says that there is no proxy whose word could be taken.
+pub fn listeners(root: &mut Table<'_>, trusts_nobody: bool) -> Listeners {
     let defaults = |port: u16| vec![SocketAddr::from(([0, 0, 0, 0], port)), SocketAddr::from(([0u16; 8], port))];
     let metrics = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
     let Some(mut table) = root.table("listen") else {
-        return Listeners { http: defaults(80), https: defaults(443), metrics };
+        return Listeners { http: defaults(80), https: defaults(443), metrics, ..Listeners::default() };
     };
     let mut taken = HashSet::new();
     let (http, https) = (table.list("http"), table.list("https"));
-    if [&http, &https].iter().all(|words| words.as_ref().is_some_and(Vec::is_empty)) {
+    let proxied = [table.list("proxied_http"), table.list("proxied_https")].map(Option::unwrap_or_default);
+    let is_none = |words: &Option<Vec<Word<'_>>>| words.as_ref().is_some_and(Vec::is_empty);
+    if is_none(&http) && is_none(&https) && proxied.iter().all(Vec::is_empty) {
         table.sheet().note(Some(table.at()), "there is no address to listen on", "", None);
     }
     let mut addresses = |words: Option<Vec<Word<'_>>>, port| match words {
@@ -35,8 +37,15 @@ pub fn listeners(root: &mut Table<'_>) -> Listeners {
         Some(word) => listen(&word, &mut taken),
         None => metrics,
     };
+    let [proxied_http, proxied_https] = proxied.map(|words| {
+        if let Some(first) = words.first().filter(|_| trusts_nobody) {
+            let hint = "name the proxies that connect there: [trust] proxies = [\"10.0.0.0/8\"]";
+            first.wrong::<()>(format!("`{}` needs `[trust] proxies`, which is empty", first.name()), hint.to_owned());
+        }
+        words.iter().filter_map(|word| listen(word, &mut taken)).collect()
+    });
     table.close();
-    Listeners { http, https, metrics }
+    Listeners { http, https, metrics, proxied_http, proxied_https }
 }
 
 /// One address, which nothing else may have taken. Port 0 is any free port, as often as one likes.

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use crate::model::cache::{CachePolicy, CacheRule, CacheVerdict, PathPattern};
+use crate::model::compression::CompressionPolicy;
 use crate::model::host::HostPattern;
 use crate::model::name::{BranchName, ProjectName};
-use crate::model::project::{Branch, Ci, Origin, Project};
+use crate::model::project::{Branch, Ci, Origin, Project, SiteLimits};
 
 use super::claims::Claim;
 use super::machine::Ground;
@@ -39,6 +40,8 @@ pub fn read(sheet: &Sheet, name: &ProjectName, ground: &Ground<'_>) -> Said {
     };
     let app = root.table("app").map(app::read).unwrap_or_default();
     let cache = root.table("cache").map_or_else(|| ground.cache_policy(), |table| cache(table, ground));
+    let limits = root.table("limits").map(limits).unwrap_or_default();
+    let compression = root.table("compression").map(compression).unwrap_or_default();
     let https_only = root.word("https").and_then(|word| word.choice(&HTTPS));
     let hook_secret = root.table("hooks").and_then(|mut table| {
         let secret = table.word("secret").and_then(|word| word.secret(ground.base));
@@ -54,6 +57,8 @@ pub fn read(sheet: &Sheet, name: &ProjectName, ground: &Ground<'_>) -> Said {
         branches,
         app,
         cache,
+        limits,
+        compression,
         https_only,
         hook_secret,
     });
@@ -196,7 +201,7 @@ fn cache_rule(word: Word<'_>) -> Option<CacheRule> {
     let (path, ttl, bypass) = (table.word("path"), table.word("ttl"), table.word("bypass"));
     table.close();
     let path = match path {
-        Some(path) => cache_path(&path),
+        Some(path) => path_pattern(&path, "for a cache rule"),
         None => word.wrong("a cache rule needs a `path`", "path = \"/static/*\"".to_owned()),
     };
     let verdict = match (ttl, bypass) {
@@ -210,18 +215,42 @@ fn cache_rule(word: Word<'_>) -> Option<CacheRule> {
     Some(CacheRule { path: path?, verdict: verdict? })
 }
 
-fn cache_path(word: &Word<'_>) -> Option<PathPattern> {
+/// `what` says what the path is for, in a fault.
+fn path_pattern(word: &Word<'_>, what: &str) -> Option<PathPattern> {
     let text = word.line()?;
     let before = text.strip_suffix('*').unwrap_or(text);
     match before.starts_with('/') && !before.contains(['*', '?', '#', ' ']) {
         true => Some(PathPattern::from(text.to_owned())),
         false => {
             let hint = "it begins with `/`, without a query, and may end with one `*`";
-            word.wrong(format!("`{text}` is not a path for a cache rule"), hint.to_owned())
+            word.wrong(format!("`{text}` is not a path {what}"), hint.to_owned())
         }
     }
 }
 
+fn limits(mut table: Table<'_>) -> SiteLimits {
+    let rate = |word: Word<'_>| word.whole(1..=RATE_MAX).and_then(|number| u32::try_from(number).ok());
+    let limits = SiteLimits {
+        body_max: table.word("body_max").and_then(|word| word.size(1)),
+        rate: table.word("requests_per_second").and_then(rate),
+        rate_per_address: table.word("requests_per_second_per_address").and_then(rate),
+    };
+    table.close();
+    limits
+}
+
+fn compression(mut table: Table<'_>) -> CompressionPolicy {
+    let mut policy = CompressionPolicy::default();
+    if let Some(enabled) = table.word("enabled").and_then(|word| word.flag()) {
+        policy.enabled = enabled;
+    }
+    policy.skip =
+        table.list("skip").unwrap_or_default().iter().filter_map(|word| path_pattern(word, "to skip")).collect();
+    table.close();
+    policy
+}
+
+const RATE_MAX: u64 = 1_000_000;
 const TTL_MAX: std::time::Duration = std::time::Duration::from_secs(10 * 365 * 86_400);
 const CIS: [(&str, Ci); 6] = [
     ("travis", Ci::Travis),

@@ -388,6 +388,7 @@ pub fn serving(release: &Release, active: &ActiveRecord) -> Active {
     Active {
         upstream: release.upstream(),
         replicas: active.replicas.iter().map(|placed| placed.address.clone()).collect(),
+        protocol: release.app.protocol,
         drain: release.app.drain,
     }
 }

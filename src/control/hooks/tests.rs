@@ -55,6 +55,8 @@ fn project(name: &str, ci: Ci) -> Project {
         branches: [branch("master"), branch("dev")].into(),
         app: Default::default(),
         cache: Default::default(),
+        limits: Default::default(),
+        compression: Default::default(),
         https_only: None,
         hook_secret: None,
     }
@@ -74,6 +76,8 @@ fn machine_with(dir: &Path, travis: machine::TravisKey, github: Option<Secret>) 
         cache: CacheSizes { memory: 0, disk: 0, object_max: 0 },
         trusted_proxies: Vec::new(),
         limits: Limits::default(),
+        access_log: Default::default(),
+        edge_user: None,
         build: BuildLimits { parallel: 1, timeout: std::time::Duration::from_secs(1), memory: 0, cpus: 1.0 },
         keep_releases: 1,
     }

@@ -19,6 +19,7 @@ use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
 use crate::link::{Down, Generation, Purge, SiteTraffic, Up};
 use crate::model::address::Address;
+use crate::model::app::Protocol;
 use crate::model::host::{HostName, HostPattern};
 use crate::model::machine::Listeners;
 use crate::model::name::Site;
@@ -61,6 +62,7 @@ pub struct Active {
     pub upstream: UpstreamId,
     /// Those that answer; may be empty while they are being restarted.
     pub replicas: Vec<Address>,
+    pub protocol: Protocol,
     pub drain: Duration,
 }
 

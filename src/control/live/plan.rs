@@ -10,12 +10,14 @@ use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
 use crate::link::paths;
 use crate::model::address::Address;
+use crate::model::app::Protocol;
 use crate::model::cache::CachePolicy;
 use crate::model::certificate::Issuer;
+use crate::model::compression::CompressionPolicy;
 use crate::model::host::{HostName, HostPattern};
 use crate::model::machine::Listeners;
 use crate::model::name::Site;
-use crate::model::project::{Branch, Origin, Project};
+use crate::model::project::{Branch, Origin, Project, SiteLimits};
 use crate::model::route::{Route, Target, UpstreamId};
 use crate::model::snapshot::{Certificates, Routing, Settings, Upstream};
 
@@ -29,6 +31,7 @@ pub fn settings(conf: &Conf) -> Settings {
         limits: conf.machine.limits,
         cache: conf.machine.cache,
         trusted_proxies: conf.machine.trusted_proxies.clone(),
+        access_log: conf.machine.access_log,
     }
 }
 
@@ -65,7 +68,12 @@ impl Plan<'_> {
     fn add_control(&mut self) {
         let machine = &self.conf.machine;
         let socket = paths::control_socket(&machine.state_dir);
-        self.add_upstream(control_upstream(), vec![Address::Unix(socket)], OWN_DRAIN);
+        self.routing.upstreams.push(Upstream {
+            id: control_upstream(),
+            replicas: vec![Address::Unix(socket)],
+            protocol: Protocol::Http1,
+            drain: OWN_DRAIN,
+        });
         let mut hosts = vec![&machine.hooks.host];
         hosts.extend(machine.dashboard.as_ref().filter(|host| **host != machine.hooks.host));
         for host in hosts {
@@ -76,13 +84,20 @@ impl Plan<'_> {
     fn add_site(&mut self, project: &Project, site: Site, branch: &Branch, running: &BTreeMap<Site, Active>) {
         let to = match (&project.origin, running.get(&site)) {
             (Origin::Upstream(addresses), _) => {
-                let id = legacy_upstream(&site, addresses);
-                self.add_upstream(id.clone(), addresses.clone(), OWN_DRAIN);
+                let protocol = project.app.protocol.unwrap_or_default();
+                let id = legacy_upstream(&site, addresses, protocol);
+                self.routing.upstreams.push(Upstream {
+                    id: id.clone(),
+                    replicas: addresses.clone(),
+                    protocol,
+                    drain: OWN_DRAIN,
+                });
                 Target::Upstream(id)
             }
             (Origin::Repository(_), Some(active)) => {
-                self.add_upstream(active.upstream.clone(), active.replicas.clone(), active.drain);
-                Target::Upstream(active.upstream.clone())
+                let Active { upstream, replicas, protocol, drain } = active.clone();
+                self.routing.upstreams.push(Upstream { id: upstream.clone(), replicas, protocol, drain });
+                Target::Upstream(upstream)
             }
             (Origin::Repository(_), None) => Target::Absent,
         };
@@ -102,16 +117,14 @@ impl Plan<'_> {
                 site: Some(site.clone()),
                 https_only: self.is_https_only(project, host),
                 cache: project.cache.clone(),
+                limits: project.limits,
+                compression: project.compression.clone(),
             });
         }
     }
 
-    fn add_upstream(&mut self, id: UpstreamId, replicas: Vec<Address>, drain: Duration) {
-        self.routing.upstreams.push(Upstream { id, replicas, drain });
-    }
-
     fn is_https_only(&self, project: &Project, host: &HostPattern) -> bool {
-        let can = !self.conf.machine.listeners.https.is_empty();
+        let can = self.conf.machine.listeners.has_https();
         can && project.https_only.unwrap_or_else(|| self.has_trusted_certificate(host))
     }
 
@@ -133,6 +146,8 @@ fn own_route(host: HostPattern, path: &str) -> Route {
         site: None,
         https_only: false,
         cache: CachePolicy { enabled: false, ..CachePolicy::default() },
+        limits: SiteLimits::default(),
+        compression: CompressionPolicy { enabled: false, ..CompressionPolicy::default() },
     }
 }
 
@@ -140,10 +155,14 @@ fn control_upstream() -> UpstreamId {
     UpstreamId("_control".to_owned())
 }
 
-/// Other addresses are another upstream: nothing may be shared with what was there before.
-fn legacy_upstream(site: &Site, addresses: &[Address]) -> UpstreamId {
+/// Other addresses, or another protocol, are another upstream: nothing may be shared with what was there before.
+fn legacy_upstream(site: &Site, addresses: &[Address], protocol: Protocol) -> UpstreamId {
     let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
-    UpstreamId(format!("{site}@{}", addresses.join(",")))
+    let protocol = match protocol {
+        Protocol::Http1 => "",
+        Protocol::H2c => "h2c:",
+    };
+    UpstreamId(format!("{site}@{protocol}{}", addresses.join(",")))
 }
 
 /// The hosts whose certificate browsers trust, as far as can be known here.
@@ -157,11 +176,40 @@ pub fn trusted(certificates: &[Certificate], now: SystemTime) -> Vec<HostPattern
 /// The URL under which a host is best reached, for people and for `$OPRI_URL`: HTTPS where browsers trust it.
 pub fn url(listeners: &Listeners, trusted: &[HostPattern], host: &HostName) -> String {
     let is_trusted = trusted.iter().any(|name| name.matches(host));
-    let (scheme, addresses, usual) = match is_trusted && !listeners.https.is_empty() {
+    let (scheme, addresses, usual) = match is_trusted && listeners.has_https() {
         true => ("https", &listeners.https, 443),
         false => ("http", &listeners.http, 80),
     };
     let port = addresses.first().map_or(usual, |address| address.port());
     let port = if port == usual { String::new() } else { format!(":{port}") };
     format!("{scheme}://{}{port}", host.in_url())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::control::conf;
+
+    const SHOP: &str = "upstream = \"127.0.0.1:1\"\n[app]\nprotocol = \"h2c\"\n\
+        [limits]\nbody_max = \"1MiB\"\nrequests_per_second = 5\n[compression]\nskip = \"/account/*\"\n";
+
+    #[test]
+    fn what_a_project_says_travels_with_its_routes_and_its_upstream() {
+        let home = tempfile::tempdir().unwrap();
+        let projects = home.path().join("projects");
+        fs::create_dir(&projects).unwrap();
+        fs::write(home.path().join("prime.toml"), "domain = \"test\"\n[log]\naccess = false\n").unwrap();
+        fs::write(projects.join("shop.toml"), SHOP).unwrap();
+        let conf = conf::load(home.path(), None).unwrap().conf;
+        assert!(!settings(&conf).access_log.enabled);
+        let routing = routing(&conf, &BTreeMap::new(), &[], SystemTime::UNIX_EPOCH);
+        let protocol = |id: &str| routing.upstreams.iter().find(|u| u.id.0 == id).map(|u| u.protocol);
+        assert_eq!(protocol("shop/master@h2c:127.0.0.1:1"), Some(Protocol::H2c));
+        assert_eq!(protocol("_control"), Some(Protocol::Http1));
+        let shop = routing.routes.iter().find(|route| route.site.is_some()).unwrap();
+        let limits = SiteLimits { body_max: Some(1 << 20), rate: Some(5), rate_per_address: None };
+        assert_eq!((shop.limits, shop.compression.allows("/account/me")), (limits, false));
+    }
 }

@@ -108,6 +108,7 @@ impl Sockets {
             http: of(Kind::Http).collect(),
             https: of(Kind::Https).collect(),
             metrics: of(Kind::Metrics).next(),
+            ..Listeners::default()
         };
         let held = names(held);
         let is_held = |kind, address| held.iter().any(|held| held.kind == kind && held.address == address);
@@ -203,7 +204,7 @@ mod tests {
     #[test]
     fn port_0_is_another_socket_each_time() {
         let any = "127.0.0.1:0".parse().unwrap();
-        let wanted = Listeners { http: vec![any, any], https: vec![any], metrics: Some(any) };
+        let wanted = Listeners { http: vec![any, any], https: vec![any], metrics: Some(any), ..Default::default() };
         let mut sockets = Sockets::default();
         sockets.bind(&wanted).unwrap();
         let (listeners, descriptors) = sockets.section(&wanted, &Listeners::default());

@@ -216,7 +216,7 @@ async fn a_section_that_cannot_hold_changes_nothing() {
     assert_eq!(world.tell(Section::Settings(Settings::default())).await, None);
     assert_eq!(world.get("shop.test", "/").await.body, "one");
     // Listeners that disappear are closed; the others stay, without new sockets.
-    let listeners = Listeners { http: vec![world.http], https: Vec::new(), metrics: None };
+    let listeners = Listeners { http: vec![world.http], ..Listeners::default() };
     assert_eq!(world.tell(Section::Listeners(listeners)).await, None);
     assert_eq!(world.get("shop.test", "/").await.body, "one");
     let (https, metrics) = (world.https, world.metrics);

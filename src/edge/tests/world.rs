@@ -51,7 +51,8 @@ impl World {
         let mut world = Self { directory, http, https, metrics, sender, receiver, generation: 0, edge };
         assert!(matches!(world.hear().await, Up::Hello { .. }));
         assert_eq!(world.tell(Section::Settings(settings)).await, None);
-        let listeners = Listeners { http: vec![http], https: vec![https], metrics: Some(metrics) };
+        let listeners =
+            Listeners { http: vec![http], https: vec![https], metrics: Some(metrics), ..Listeners::default() };
         world.generation += 1;
         let section = Down::Section { generation: 1, section: Section::Listeners(listeners) };
         let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
@@ -158,6 +159,8 @@ pub fn route(host: &str, path: &str, to: Target) -> Route {
         site,
         https_only: false,
         cache: CachePolicy::default(),
+        limits: Default::default(),
+        compression: Default::default(),
     }
 }
 
@@ -167,7 +170,7 @@ pub fn to(id: &str) -> Target {
 
 pub fn upstream(id: &str, replicas: &[&App], drain: Duration) -> Upstream {
     let replicas = replicas.iter().map(|app| app.address.clone()).collect();
-    Upstream { id: UpstreamId(id.to_owned()), replicas, drain }
+    Upstream { id: UpstreamId(id.to_owned()), replicas, protocol: Default::default(), drain }
 }
 
 /// Asks again and again until there is an answer.

@@ -154,7 +154,7 @@ mod tests {
     fn upstream(replicas: &[&str]) -> Arc<Upstream> {
         let replicas = replicas.iter().map(|address| address.parse().unwrap()).collect();
         let id = UpstreamId("shop/master#r1".to_owned());
-        Upstream::new(&snapshot::Upstream { id, replicas, drain: Duration::from_secs(1) })
+        Upstream::new(&snapshot::Upstream { id, replicas, protocol: Default::default(), drain: Duration::from_secs(1) })
     }
 
     #[test]
