@@ -22,6 +22,7 @@ mod http2;
 mod id;
 mod listen;
 mod metrics;
+pub mod proxy_protocol;
 mod request;
 mod respond;
 mod routing;
