@@ -38,13 +38,15 @@ fn announce(status: &Status) {
     for (name, addresses) in [
         ("http", shown(&status.listeners.http)),
         ("https", shown(&status.listeners.https)),
+        ("proxied http", shown(&status.listeners.proxied_http)),
+        ("proxied https", shown(&status.listeners.proxied_https)),
         ("metrics", shown(status.listeners.metrics.as_slice())),
         ("runtime", status.runtime.clone()),
         ("webhooks", status.hooks.clone()),
         ("dashboard", status.dashboard.clone().unwrap_or_default()),
     ] {
         if !addresses.is_empty() {
-            say!("  {name:9} {addresses}");
+            say!("  {name:13} {addresses}");
         }
     }
     if status.edge.was_adopted {

@@ -15,6 +15,13 @@ pub fn run(common: &Common) -> Done {
     say!("projects   {} ({} sites serve)", status.projects, status.sites_serving);
     say!("http       {}", shown(&status.listeners.http));
     say!("https      {}", shown(&status.listeners.https));
+    for (name, addresses) in
+        [("proxied http ", &status.listeners.proxied_http), ("proxied https", &status.listeners.proxied_https)]
+    {
+        if !addresses.is_empty() {
+            say!("{name} {}", shown(addresses));
+        }
+    }
     say!("metrics    {}", shown(status.listeners.metrics.as_slice()));
     say!("runtime    {}", status.runtime);
     say!("webhooks   {}", status.hooks);

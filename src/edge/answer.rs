@@ -3,6 +3,7 @@
 //! Called by `door` and `http2`. The rule: the routes are looked at once, and what was found then holds to the request's end;
 //! only when the upstream found is draining by the time it is claimed are they looked at again.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::cache::{self, CacheStatus, Fill, Hit};
@@ -97,9 +98,13 @@ fn https_location(state: &Shared, entry: &Entry, asked: &Asked<'_>) -> Option<St
         return None;
     }
     // Without an HTTPS listener the redirect would lead nowhere.
-    let port = match state.listeners.load().https.first()?.port() {
-        443 => String::new(),
-        port => format!(":{port}"),
+    let listeners = state.listeners.load();
+    let port = match listeners.https.first().map(SocketAddr::port) {
+        Some(443) => String::new(),
+        Some(port) => format!(":{port}"),
+        // Where visitors come to a proxy, it is the usual one.
+        None if listeners.has_https() => String::new(),
+        None => return None,
     };
     Some(format!("https://{}{port}{}", asked.host.in_url(), location_path(asked)))
 }

@@ -47,6 +47,19 @@ pub enum Kind {
     Http,
     Https,
     Metrics,
+    /// The same two behind a PROXY header.
+    ProxiedHttp,
+    ProxiedHttps,
+}
+
+impl Kind {
+    pub fn is_proxied(self) -> bool {
+        matches!(self, Kind::ProxiedHttp | Kind::ProxiedHttps)
+    }
+
+    pub fn is_secure(self) -> bool {
+        matches!(self, Kind::Https | Kind::ProxiedHttps)
+    }
 }
 
 /// All sockets that the edge listens on.
@@ -92,7 +105,8 @@ impl Sockets {
             http: of(Kind::Http),
             https: of(Kind::Https),
             metrics: of(Kind::Metrics).first().copied(),
-            ..Listeners::default()
+            proxied_http: of(Kind::ProxiedHttp),
+            proxied_https: of(Kind::ProxiedHttps),
         }
     }
 
@@ -145,12 +159,15 @@ impl Sockets {
     }
 }
 
-/// The addresses of a section in the order in which their sockets travel.
+/// The addresses of a section in the order in which their sockets travel: http, https, metrics, proxied http, proxied
+/// https. What comes later is added behind, where a plane that does not know it leaves it.
 fn addresses(section: &Listeners) -> Vec<(Kind, SocketAddr)> {
     let http = section.http.iter().map(|address| (Kind::Http, *address));
     let https = section.https.iter().map(|address| (Kind::Https, *address));
     let metrics = section.metrics.iter().map(|address| (Kind::Metrics, *address));
-    http.chain(https).chain(metrics).collect()
+    let proxied_http = section.proxied_http.iter().map(|address| (Kind::ProxiedHttp, *address));
+    let proxied_https = section.proxied_https.iter().map(|address| (Kind::ProxiedHttps, *address));
+    http.chain(https).chain(metrics).chain(proxied_http).chain(proxied_https).collect()
 }
 
 fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -185,8 +202,15 @@ async fn accept(listener: TcpListener, kind: Kind, worker: Arc<Worker>) {
 
 fn admit(tcp: TcpStream, client: SocketAddr, kind: Kind, worker: &Arc<Worker>) {
     let shared = &worker.shared;
-    let limits = shared.settings.load().limits;
-    match shared.admission.enter(client.ip(), &limits) {
+    let settings = shared.settings.load();
+    let is_proxy = settings.trusts(client.ip());
+    if kind.is_proxied() && !is_proxy {
+        shared.metrics.limited("proxy_untrusted");
+        let complaint = || tracing::warn!(%client, "a stranger came to a listener for trusted proxies");
+        return shared.complaints.say("proxy_untrusted", complaint);
+    }
+    let address = (!is_proxy).then_some(client.ip());
+    match shared.admission.enter(address, &settings.limits) {
         Ok(place) => {
             tokio::spawn(connection::serve(tcp, client, kind, worker.clone(), place));
         }

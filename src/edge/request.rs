@@ -77,7 +77,7 @@ impl<'r> Asked<'r> {
     ) -> Result<Self, Failure> {
         let host = HostName::from_authority(authority).map_err(|_| Failure::BadHost)?;
         let peer = visit.peer();
-        let is_trusted = settings.trusted_proxies.iter().any(|net| net.contains(&peer));
+        let is_trusted = visit.is_trusted(settings);
         let scheme = forwarded_scheme(fields).filter(|_| is_trusted).unwrap_or(visit.scheme());
         Ok(Self { method, host, authority, target, fields, scheme, peer, is_trusted, at: Instant::now() })
     }

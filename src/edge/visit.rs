@@ -10,6 +10,8 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::Digest;
 use pingora::protocols::raw_connect::ProxyDigest;
 
+use crate::model::snapshot::Settings;
+
 use super::gateway::Passage;
 use super::tls::Certified;
 
@@ -21,20 +23,35 @@ pub struct Visit {
     pub local: SocketAddr,
     /// What the connection was encrypted with; `None` for plain HTTP.
     pub secure: Option<Arc<Certified>>,
+    /// Whether a proxy handed the connection on without a word about whose it is: the peer is then that proxy, and what the
+    /// requests say is not its word.
+    is_unnamed: bool,
     passage: Mutex<Option<Box<Passage>>>,
 }
 
 impl Visit {
     pub fn new(client: SocketAddr, local: SocketAddr, secure: Option<Arc<Certified>>) -> Arc<Self> {
-        let peer = client.ip().to_canonical();
+        Arc::new(Self::whose(client.ip().to_canonical(), local, secure, false))
+    }
+
+    /// The same for a connection of which nobody said whose it is.
+    pub fn unnamed(proxy: SocketAddr, local: SocketAddr, secure: Option<Arc<Certified>>) -> Arc<Self> {
+        Arc::new(Self::whose(proxy.ip().to_canonical(), local, secure, true))
+    }
+
+    fn whose(peer: IpAddr, local: SocketAddr, secure: Option<Arc<Certified>>, is_unnamed: bool) -> Self {
         let peer_text = peer.to_string().into_boxed_str();
-        Arc::new(Self { peer, peer_text, local, secure, passage: Mutex::new(None) })
+        Self { peer, peer_text, local, secure, is_unnamed, passage: Mutex::new(None) }
+    }
+
+    /// Whether what its requests say about where they come from is believed.
+    pub fn is_trusted(&self, settings: &Settings) -> bool {
+        !self.is_unnamed && settings.trusts(self.peer)
     }
 
     /// Another request of the same client, with a passage of its own.
     pub fn again(&self) -> Arc<Self> {
-        let (peer, peer_text, local) = (self.peer, self.peer_text.clone(), self.local);
-        Arc::new(Self { peer, peer_text, local, secure: self.secure.clone(), passage: Mutex::new(None) })
+        Arc::new(Self::whose(self.peer, self.local, self.secure.clone(), self.is_unnamed))
     }
 
     pub fn peer(&self) -> IpAddr {

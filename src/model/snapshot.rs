@@ -1,6 +1,7 @@
 //! Everything the edge is told, by sections. A section is always whole: applying it twice is harmless, and one that was
 //! lost is replaced by the next.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -74,6 +75,14 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// How long requests in flight may go on once it is absent.
     pub drain: Duration,
+}
+
+impl Settings {
+    /// Whether the word of whoever has this address is taken for where its requests come from.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
 }
 
 impl Section {

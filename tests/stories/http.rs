@@ -61,6 +61,10 @@ pub async fn tcp(address: SocketAddr) -> Result<TcpStream, String> {
 }
 
 pub async fn tls(address: SocketAddr, host: &str, root: &str, alpn: &str) -> Result<TlsStream<TcpStream>, String> {
+    tls_over(tcp(address).await?, host, root, alpn).await
+}
+
+pub async fn tls_over(tcp: TcpStream, host: &str, root: &str, alpn: &str) -> Result<TlsStream<TcpStream>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(root.as_bytes()) {
         roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
@@ -68,7 +72,7 @@ pub async fn tls(address: SocketAddr, host: &str, root: &str, alpn: &str) -> Res
     let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp(address).await?);
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
     connecting.await.map_err(|error| error.to_string())
 }
 

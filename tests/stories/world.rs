@@ -61,7 +61,7 @@ impl World {
     /// A Prime of this world, not started yet, on free ports of the loopback.
     pub fn prime(&self) -> Conf<'_> {
         let http = "127.0.0.1:0".to_owned();
-        let conf = Conf { world: self, http, machine: String::new() };
+        let conf = Conf { world: self, http, listen: String::new(), machine: String::new() };
         fs::create_dir_all(self.path().join("conf/projects")).unwrap();
         fs::write(self.path().join("conf/travis.pem"), self.travis.public_pem()).unwrap();
         conf
@@ -113,6 +113,7 @@ impl Repo {
 pub struct Conf<'w> {
     world: &'w World,
     http: String,
+    listen: String,
     machine: String,
 }
 
@@ -138,11 +139,17 @@ impl<'w> Conf<'w> {
         self
     }
 
+    /// Further lines of `[listen]`.
+    pub fn listening(mut self, lines: &str) -> Self {
+        self.listen.push_str(lines);
+        self
+    }
+
     pub fn write(&self, runtime: &str) {
         let text = format!(
             "domain = \"test\"\nruntime = \"{runtime}\"\n\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
-             metrics = \"127.0.0.1:0\"\n\n[hooks]\ntravis = {{ public_key = \"conf/travis.pem\" }}\n{}",
-            self.http, self.machine
+             metrics = \"127.0.0.1:0\"\n{}\n[hooks]\ntravis = {{ public_key = \"conf/travis.pem\" }}\n{}",
+            self.http, self.listen, self.machine
         );
         fs::write(self.world.path().join("conf/prime.toml"), text).unwrap();
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -53,6 +53,8 @@ enum Kind {
     Http,
     Https,
     Metrics,
+    ProxiedHttp,
+    ProxiedHttps,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Sockets {
                 held.kind == wanted.kind && (held.address == wanted.address || is_any_port)
             };
             if let Some(place) = free.iter().position(fits) {
-                let (held, listener) = free.swap_remove(place);
+                let (held, listener) = free.remove(place);
                 self.bound.entry(wanted).or_insert(Socket { address: held.address, listener });
             }
         }
@@ -81,17 +83,26 @@ impl Sockets {
     /// Binds every address of `wanted` that is not bound yet; all or none.
     pub fn bind(&mut self, wanted: &Listeners) -> Result<(), SocketError> {
         let mut new = Vec::new();
-        for name in names(wanted).into_iter().filter(|name| !self.bound.contains_key(name)) {
+        let wanted = names(wanted);
+        for name in wanted.iter().filter(|name| !self.bound.contains_key(name)) {
             let address = name.address;
-            let listener = listen_on(address).map_err(|error| {
+            let socket = self.changed(name, &wanted).unwrap_or_else(|| listen_on(address)).map_err(|error| {
                 let in_use = error.kind() == io::ErrorKind::AddrInUse;
                 SocketError::Bind { address, holder: in_use.then(|| holder_of(address)).flatten(), error }
             })?;
-            let real = listener.local_addr().unwrap_or(address);
-            new.push((name, Socket { address: real, listener: listener.into() }));
+            new.push((*name, socket));
         }
         self.bound.extend(new);
         Ok(())
+    }
+
+    /// The socket of an address that goes by another name from now on, as another kind of listener or with its port
+    /// written out: it cannot be bound again.
+    fn changed(&self, name: &Name, wanted: &[Name]) -> Option<io::Result<Socket>> {
+        let mut unwanted = self.bound.iter().filter(|(other, _)| !wanted.contains(other));
+        let (_, socket) = unwanted.find(|(_, socket)| socket.address == name.address)?;
+        let listener = socket.listener.try_clone();
+        Some(listener.map(|listener| Socket { address: socket.address, listener }))
     }
 
     /// Closes what is no longer wanted.
@@ -108,7 +119,8 @@ impl Sockets {
             http: of(Kind::Http).collect(),
             https: of(Kind::Https).collect(),
             metrics: of(Kind::Metrics).next(),
-            ..Listeners::default()
+            proxied_http: of(Kind::ProxiedHttp).collect(),
+            proxied_https: of(Kind::ProxiedHttps).collect(),
         };
         let held = names(held);
         let is_held = |kind, address| held.iter().any(|held| held.kind == kind && held.address == address);
@@ -120,13 +132,16 @@ impl Sockets {
     }
 }
 
-/// Every listener, in the order in which descriptors travel.
+/// Every listener, in the order in which descriptors travel: http, https, metrics, proxied http, proxied https. An edge
+/// that does not know the last two finds those that it knows before them.
 fn names(listeners: &Listeners) -> Vec<Name> {
     let http = listeners.http.iter().map(|address| (Kind::Http, *address));
     let https = listeners.https.iter().map(|address| (Kind::Https, *address));
     let metrics = listeners.metrics.iter().map(|address| (Kind::Metrics, *address));
     let mut names: Vec<Name> = Vec::new();
-    for (kind, address) in http.chain(https).chain(metrics) {
+    let proxied_http = listeners.proxied_http.iter().map(|address| (Kind::ProxiedHttp, *address));
+    let proxied_https = listeners.proxied_https.iter().map(|address| (Kind::ProxiedHttps, *address));
+    for (kind, address) in http.chain(https).chain(metrics).chain(proxied_http).chain(proxied_https) {
         let nth = names.iter().filter(|name| name.kind == kind && name.address == address).count();
         names.push(Name { kind, address, nth });
     }
@@ -135,7 +150,7 @@ fn names(listeners: &Listeners) -> Vec<Name> {
 
 /// Binds by hand because the standard library can neither restrict a v6 socket to v6 (so that `0.0.0.0:80` and
 /// `[::]:80` go together) nor choose the queue's length.
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_on(address: SocketAddr) -> io::Result<Socket> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket =
         socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(ipproto::TCP))?;
@@ -146,8 +161,8 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;
     // Proof that the kernel agrees, before anybody is told.
-    getsockname(&socket)?;
-    Ok(TcpListener::from(socket))
+    let address = SocketAddr::try_from(getsockname(&socket)?)?;
+    Ok(Socket { address, listener: socket })
 }
 
 /// The process that listens on `address`, from /proc: `nginx (pid 812)`. Needs the right to look into that process.
@@ -184,6 +199,8 @@ fn listening_inode(table: &str, port: u16) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     fn http(addresses: &[&str]) -> Listeners {
@@ -204,18 +221,33 @@ mod tests {
     #[test]
     fn port_0_is_another_socket_each_time() {
         let any = "127.0.0.1:0".parse().unwrap();
-        let wanted = Listeners { http: vec![any, any], https: vec![any], metrics: Some(any), ..Default::default() };
+        let proxied = (vec![any], vec![any, any]);
+        let (http, https, metrics) = (vec![any, any], vec![any], Some(any));
+        let wanted = Listeners { http, https, metrics, proxied_http: proxied.0, proxied_https: proxied.1 };
         let mut sockets = Sockets::default();
         sockets.bind(&wanted).unwrap();
         let (listeners, descriptors) = sockets.section(&wanted, &Listeners::default());
         let mut ports: Vec<u16> = names(&listeners).iter().map(|name| name.address.port()).collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!((ports.len(), descriptors.len()), (4, 4));
+        assert_eq!((ports.len(), descriptors.len()), (7, 7));
         let mut next = Sockets::default();
         let held = descriptors.iter().map(|held| held.try_clone_to_owned().unwrap()).collect();
         next.adopt(&wanted, &listeners, held);
         assert_eq!(next.section(&wanted, &listeners).0, listeners);
+    }
+
+    #[test]
+    fn an_address_can_become_another_kind_of_listener() {
+        let mut sockets = Sockets::default();
+        let any = http(&["127.0.0.1:0"]);
+        sockets.bind(&any).unwrap();
+        let (bound, _) = sockets.section(&any, &Listeners::default());
+        let wanted = Listeners { proxied_http: bound.http.clone(), ..Default::default() };
+        sockets.bind(&wanted).unwrap();
+        sockets.keep(&wanted);
+        let (listeners, descriptors) = sockets.section(&wanted, &bound);
+        assert_eq!((&listeners, descriptors.len()), (&wanted, 1));
     }
 
     #[test]
