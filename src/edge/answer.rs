@@ -13,6 +13,7 @@ use super::routing::{Answerer, Entry};
 use super::shared::Shared;
 use super::upstream::{Claim, Upstream};
 use super::visit::Visit;
+use super::visitor::visitor;
 
 /// Each look finds an upstream newer than the one that was draining; nobody deploys this fast.
 const LOOKS: usize = 8;
@@ -57,12 +58,17 @@ pub fn decide(state: &Shared, visit: &Visit, asked: &Asked<'_>, announced: Optio
     if visit.secure.as_ref().is_some_and(|certified| !certified.covers(&asked.host)) {
         return refuse(None, Failure::Misdirected);
     }
-    for _ in 0..LOOKS {
+    for look in 0..LOOKS {
         let table = state.table.load();
         let Some(entry) = table.routes.lookup(&asked.host, asked.path()).cloned() else {
             return refuse(None, Failure::UnknownHost);
         };
         drop(table);
+        if look == 0
+            && let Some(failure) = over_rate(state, &entry, visit, asked)
+        {
+            return refuse(Some(entry), failure);
+        }
         if let Some(location) = https_location(state, &entry, asked) {
             return Answer { entry: Some(entry), what: What::Redirect(location) };
         }
@@ -78,6 +84,15 @@ pub fn decide(state: &Shared, visit: &Visit, asked: &Asked<'_>, announced: Optio
         }
     }
     refuse(None, Failure::Absent)
+}
+
+/// Counts the request against the site's rates, whatever answers it.
+fn over_rate(state: &Shared, entry: &Entry, visit: &Visit, asked: &Asked<'_>) -> Option<Failure> {
+    let rates = entry.rates.as_ref()?;
+    let visitor = visitor(asked.fields, visit, &state.settings.load());
+    let over = rates.admit(visitor, asked.at).err()?;
+    state.metrics.limited(over.limit);
+    Some(Failure::TooMany(over.retry_after))
 }
 
 /// From the cache, or by a claim; `None` when the upstream drains.

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
-/// How long a visitor is asked to wait before trying again, in seconds.
-pub const RETRY_AFTER: &str = "5";
+/// How long a visitor of a site with nothing running is asked to wait before trying again, in seconds.
+const RETRY_AFTER: u32 = 5;
 
 /// pingora's name for a chunk that is none.
 const INVALID_CHUNK: &str = "InvalidChunk";
@@ -39,6 +39,8 @@ pub enum Failure {
     Misdirected,
     /// CONNECT and TRACE.
     Method,
+    /// More than the site takes in a second; after so many seconds there is room again.
+    TooMany(u32),
     /// Known, with nothing running, or nobody listens where it should.
     Absent,
     /// The app broke off, or answered with something that is not HTTP.
@@ -60,6 +62,7 @@ impl Failure {
             Failure::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Failure::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Failure::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Failure::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Failure::Absent => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Broken => StatusCode::BAD_GATEWAY,
             Failure::Slow => StatusCode::GATEWAY_TIMEOUT,
@@ -81,9 +84,19 @@ impl Failure {
             Failure::Version => "version",
             Failure::Misdirected => "misdirected",
             Failure::Method => "method",
+            Failure::TooMany(_) => "rate",
             Failure::Absent => "absent",
             Failure::Broken => "upstream_broken",
             Failure::Slow => "upstream_timeout",
+        }
+    }
+
+    /// After how many seconds it is worth to try again, where that can be said.
+    pub fn retry_after(self) -> Option<u32> {
+        match self {
+            Failure::Absent => Some(RETRY_AFTER),
+            Failure::TooMany(seconds) => Some(seconds),
+            _ => None,
         }
     }
 
@@ -94,6 +107,7 @@ impl Failure {
             Failure::BadHost
                 | Failure::UnknownHost
                 | Failure::Misdirected
+                | Failure::TooMany(_)
                 | Failure::Absent
                 | Failure::Broken
                 | Failure::Slow
@@ -114,6 +128,7 @@ impl Failure {
             Failure::Version => "This server speaks HTTP/1.0, HTTP/1.1 and HTTP/2.",
             Failure::Misdirected => "This connection was made for another site.",
             Failure::Method => "This server does not take requests of this kind.",
+            Failure::TooMany(_) => "This site was asked too often in a moment. Please try again soon.",
             Failure::Absent => "This site is not running at the moment. Please try again soon.",
             Failure::Broken => "This site broke off before it had answered. Please try again.",
             Failure::Slow => "This site did not answer in time. Please try again.",

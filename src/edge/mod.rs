@@ -23,6 +23,7 @@ mod id;
 mod listen;
 mod metrics;
 pub mod proxy_protocol;
+mod rates;
 mod request;
 mod respond;
 mod routing;
@@ -36,6 +37,7 @@ mod timer;
 mod tls;
 mod upstream;
 mod visit;
+mod visitor;
 mod worker;
 
 use std::fs::{DirBuilder, File, OpenOptions};

@@ -42,15 +42,12 @@ impl Own {
         let mut headers = dated();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        match failure {
-            Failure::Absent => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(failure::RETRY_AFTER));
-            }
-            Failure::Method => {
-                let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-                headers.insert(header::ALLOW, allowed);
-            }
-            _ => {}
+        if let Some(seconds) = failure.retry_after() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if failure == Failure::Method {
+            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            headers.insert(header::ALLOW, allowed);
         }
         Self::sized(failure.status(), headers, body)
     }

@@ -14,6 +14,7 @@ use crate::model::route::{RouteTable, Target, UpstreamId};
 use crate::model::snapshot::Routing;
 
 use super::metrics::{Metrics, SiteMeter};
+use super::rates::{RateTable, Rates};
 use super::upstream::Upstream;
 
 /// The index that requests look into, and the upstreams that are routed.
@@ -22,6 +23,7 @@ pub struct Table {
     pub routes: RouteTable<Arc<Entry>>,
     pub upstreams: HashMap<UpstreamId, Routed>,
     sites: HashMap<Site, bool>,
+    rates: RateTable,
     /// Whether a routing section holds at all.
     pub is_ready: bool,
 }
@@ -41,6 +43,8 @@ pub struct Entry {
     pub https_only: bool,
     pub cache: CachePolicy,
     pub meter: Arc<SiteMeter>,
+    /// How many requests a second it takes; `None` for as many as come.
+    pub rates: Option<Arc<Rates>>,
 }
 
 #[derive(Debug)]
@@ -72,7 +76,7 @@ impl Table {
             })
             .collect();
         let mut entries = Vec::with_capacity(section.routes.len());
-        let mut sites = HashMap::new();
+        let (mut sites, mut rates) = (HashMap::new(), RateTable::after(&before.rates));
         let running = section.upstreams.iter().filter(|one| !one.replicas.is_empty());
         let running: HashSet<_> = running.map(|one| &one.id).collect();
         for route in &section.routes {
@@ -91,7 +95,8 @@ impl Table {
             }
             let (site, https_only, cache) = (route.site.clone(), route.https_only, route.cache.clone());
             let meter = metrics.site(route.site.as_ref());
-            let entry = Arc::new(Entry { to, site, https_only, cache, meter });
+            let rates = rates.of(route, &before.rates);
+            let entry = Arc::new(Entry { to, site, https_only, cache, meter, rates });
             entries.push((route.host.clone(), route.path.clone(), entry));
         }
         let routes = RouteTable::build(entries).map_err(|conflicts| {
@@ -102,7 +107,7 @@ impl Table {
         for wanted in &section.upstreams {
             upstreams[&wanted.id].upstream.replace(&wanted.replicas);
         }
-        let table = Self { routes, upstreams, sites, is_ready: true };
+        let table = Self { routes, upstreams, sites, rates, is_ready: true };
         metrics.sites_up(&table);
         Ok(table)
     }

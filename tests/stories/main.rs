@@ -10,6 +10,7 @@ mod deploying;
 mod docker;
 mod full_disk;
 mod hooks;
+mod limits;
 mod proxied;
 mod reloading;
 mod routing;
