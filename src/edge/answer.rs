@@ -43,6 +43,8 @@ pub struct Fetch {
     pub status: CacheStatus,
     /// Present when the response may be stored.
     pub fill: Option<Box<Fill>>,
+    /// Of the request's body, in bytes.
+    pub body_max: u64,
 }
 
 impl Fetch {
@@ -78,12 +80,17 @@ pub fn decide(state: &Shared, visit: &Visit, asked: &Asked<'_>, announced: Optio
             Answerer::Upstream(upstream) => from_upstream(state, &entry, upstream, asked),
         };
         if let Some(what) = what {
-            let is_too_large = announced.unwrap_or(0) > state.settings.load().limits.body_max;
+            let is_too_large = announced.unwrap_or(0) > body_max(state, &entry);
             let what = if is_too_large { What::Refuse(Failure::BodyTooLarge) } else { what };
             return Answer { entry: Some(entry), what };
         }
     }
     refuse(None, Failure::Absent)
+}
+
+/// What a request's body may be, in bytes.
+fn body_max(state: &Shared, entry: &Entry) -> u64 {
+    entry.body_max.unwrap_or_else(|| state.settings.load().limits.body_max)
 }
 
 /// Counts the request against the site's rates, whatever answers it.
@@ -104,7 +111,7 @@ fn from_upstream(state: &Shared, entry: &Entry, upstream: &Arc<Upstream>, asked:
     if !upstream.has_replicas() {
         return Some(What::Refuse(Failure::Absent));
     }
-    Some(What::Fetch(Fetch { claim: upstream.claim()?, status, fill }))
+    Some(What::Fetch(Fetch { claim: upstream.claim()?, status, fill, body_max: body_max(state, entry) }))
 }
 
 fn https_location(state: &Shared, entry: &Entry, asked: &Asked<'_>) -> Option<String> {

@@ -119,7 +119,8 @@ impl ProxyHttp for Gateway {
         journey: &mut Journey,
     ) -> Result<()> {
         journey.body += body.as_ref().map_or(0, Bytes::len) as u64;
-        if journey.body > self.shared.settings.load().limits.body_max && !session.was_upgraded() {
+        let most = journey.passage.as_ref().map_or(0, |passage| passage.fetch.body_max);
+        if journey.body > most && !session.was_upgraded() {
             journey.failure = Some(Failure::BodyTooLarge);
             return Error::err_down(ErrorType::Custom("the body is too large"));
         }

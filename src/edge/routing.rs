@@ -45,6 +45,8 @@ pub struct Entry {
     pub meter: Arc<SiteMeter>,
     /// How many requests a second it takes; `None` for as many as come.
     pub rates: Option<Arc<Rates>>,
+    /// In place of the machine's.
+    pub body_max: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -96,7 +98,8 @@ impl Table {
             let (site, https_only, cache) = (route.site.clone(), route.https_only, route.cache.clone());
             let meter = metrics.site(route.site.as_ref());
             let rates = rates.of(route, &before.rates);
-            let entry = Arc::new(Entry { to, site, https_only, cache, meter, rates });
+            let body_max = route.limits.body_max;
+            let entry = Arc::new(Entry { to, site, https_only, cache, meter, rates, body_max });
             entries.push((route.host.clone(), route.path.clone(), entry));
         }
         let routes = RouteTable::build(entries).map_err(|conflicts| {

@@ -1,23 +1,30 @@
 //! A project takes as much as its conf says, and says so to whoever asks for more.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Instant;
 
 use ::http::{Request, StatusCode};
 use axum::Router;
+use axum::body::Body;
 use axum::http::header;
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 
 use crate::http::Answer;
-use crate::world::{Prime, World};
+use crate::world::{PATIENCE, Prime, World};
 
 /// An app that runs already; its line for a project's file.
 fn app(world: &World) -> String {
     let listener = world.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
     let stored = async || ([(header::CACHE_CONTROL, "max-age=60")], "stored");
-    let router = Router::new().route("/", get("page")).route("/stored", get(stored));
+    let count = async |body: Body| {
+        let whole = body.collect().await.map(|body| body.to_bytes().len().to_string());
+        whole.map_err(|_| StatusCode::BAD_REQUEST)
+    };
+    let router = Router::new().route("/", get("page")).route("/stored", get(stored)).route("/count", post(count));
     world.runtime.spawn(async { axum::serve(listener, router).await });
     format!("upstream = \"{address}\"\n")
 }
@@ -98,4 +105,46 @@ fn a_reload_does_not_begin_to_count_anew() {
     }
     let seconds = began.elapsed().as_secs_f64();
     assert!(served <= most(50, seconds), "{served} in {seconds} s");
+}
+
+#[test]
+fn a_project_takes_larger_or_smaller_bodies_than_the_machine_does() {
+    let world = World::new();
+    let with = |limits: &str| format!("{}{limits}", app(&world));
+    let prime = world
+        .prime()
+        .with("[limits]\nbody_max = \"4KiB\"\n")
+        .project("large", &with("[limits]\nbody_max = \"64KiB\"\n"))
+        .project("small", &with("[limits]\nbody_max = \"1KiB\"\n"))
+        .project("usual", &with(""))
+        .start();
+    let sends = |project: &str, length: usize| {
+        let request = Request::post(format!("http://{project}.test/count")).body(Full::new(vec![b'x'; length].into()));
+        let answer = prime.ask(request.unwrap());
+        match answer.status {
+            StatusCode::OK => assert_eq!(answer.body, length.to_string()),
+            other => assert_eq!(other, StatusCode::PAYLOAD_TOO_LARGE, "{}", answer.body),
+        }
+        answer.status == StatusCode::OK
+    };
+    for (project, most) in [("large", 64 << 10), ("small", 1 << 10), ("usual", 4 << 10)] {
+        assert!(sends(project, most), "{project} takes {most}");
+        assert!(!sends(project, most + 1), "{project} takes no more than {most}");
+        let answer = sends_chunked(&prime, project, most + 1);
+        assert!(answer.starts_with("HTTP/1.1 413"), "{project}: {answer}\n{}", prime.logs());
+        assert!(sends_chunked(&prime, project, most).starts_with("HTTP/1.1 200"));
+    }
+}
+
+/// As a client that does not say beforehand how much there will be.
+fn sends_chunked(prime: &Prime<'_>, project: &str, length: usize) -> String {
+    let mut stream = TcpStream::connect(prime.address("http")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!("POST /count HTTP/1.1\r\nHost: {project}.test\r\nTransfer-Encoding: chunked\r\n");
+    let body = format!("{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length));
+    // A refusal may come before all of it is sent.
+    let _ = stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes());
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
 }
