@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use crate::model::address::Address;
 
 use super::cache::{CacheStatus, Hit};
+use super::clock::Date;
 use super::id::RequestId;
 use super::metrics::{Busy, Counted, SiteMeter};
 use super::request::Asked;
@@ -62,6 +63,11 @@ impl Exchange {
             received: 0,
             upstream: None,
         }
+    }
+
+    /// The time as the answer says it.
+    pub fn date(&self) -> Date {
+        self.worker.clock.date()
     }
 
     /// Whether the edge stops, so that this answer is the last of its connection.

@@ -328,7 +328,7 @@ impl ProxyHttp for Gateway {
 async fn refuse(session: &mut Session, exchange: &Exchange, failure: Failure) -> Result<()> {
     let accept = session.req_header().headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let own = Own::page(failure, accept, &exchange.id);
-    let header = own.header(Told { id: &exchange.id, cache: None })?;
+    let header = own.header(Told { id: &exchange.id, cache: None, date: exchange.date() })?;
     let has_body = own.has_body(&session.req_header().method);
     session.write_response_header(header, !has_body).await?;
     if has_body {

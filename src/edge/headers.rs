@@ -9,7 +9,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
 
 use super::cache::CacheStatus;
-use super::field::Kind;
+use super::field::{Fields, Kind};
 use super::id::RequestId;
 use super::request::Asked;
 use super::visit::Visit;
@@ -107,7 +107,9 @@ pub fn to_app(header: &mut RequestHeader, passing: &Passing) {
         header.remove_header(&name);
     }
     // HTTP/2 may send cookies in crumbs; an HTTP/1 app must see one field (RFC 9113 section 8.2.3).
-    if let Some(cookie) = crumbs(&header.headers) {
+    if passing.is_http2
+        && let Some(cookie) = crumbs(&header.headers)
+    {
         let _ = HeaderValue::from_bytes(&cookie).map(|cookie| header.insert_header(header::COOKIE, cookie));
     }
     for (name, value) in &passing.told {
@@ -136,6 +138,7 @@ pub struct Passing {
     authority: String,
     target: String,
     is_trusted: bool,
+    is_http2: bool,
 }
 
 impl Sink for Vec<(&'static str, HeaderValue)> {
@@ -149,7 +152,8 @@ impl Passing {
         let mut told = Vec::new();
         identify(&mut told, asked, visit, id);
         let (authority, target) = (asked.authority.to_owned(), asked.target.to_owned());
-        Self { told, authority, target, is_trusted: asked.is_trusted }
+        let is_http2 = matches!(asked.fields, Fields::Map(_));
+        Self { told, authority, target, is_trusted: asked.is_trusted, is_http2 }
     }
 }
 

@@ -152,7 +152,7 @@ fn is_plain(asked: &Asked<'_>, announced: Option<u64>) -> bool {
 
 /// Sends a whole answer of our own.
 async fn send(mut session: HttpSession, own: Own, mut exchange: Exchange) {
-    let told = Told { id: &exchange.id, cache: exchange.told_cache() };
+    let told = Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() };
     let has_body = own.has_body(&session.req_header().method);
     let Ok(header) = own.header(told) else { return };
     exchange.status = Some(own.status);

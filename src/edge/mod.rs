@@ -7,6 +7,7 @@
 mod admission;
 mod answer;
 mod cache;
+mod clock;
 mod connect;
 mod connection;
 mod control_link;

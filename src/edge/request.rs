@@ -14,7 +14,7 @@ use crate::model::snapshot::Settings;
 
 use super::failure::Failure;
 use super::field::{Fields, Kind};
-use super::strict::request::{Head, is_known};
+use super::strict::request::{Head, is_known, is_target};
 use super::visit::Visit;
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl<'r> Asked<'r> {
         let authority = authority(header).ok_or(Failure::BadHost)?;
         let target = std::str::from_utf8(header.raw_path()).map_err(|_| Failure::Malformed)?;
         let is_path = target.starts_with('/') || (target == "*" && header.method == Method::OPTIONS);
-        if !is_path || !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        if !is_path || !is_target(target.as_bytes()) {
             return Err(Failure::Malformed);
         }
         let fields = Fields::Map(&header.headers);

@@ -11,6 +11,7 @@ use pingora::http::ResponseHeader;
 use super::cache::condition::{self, Shape};
 use super::cache::stored::http1;
 use super::cache::{CacheStatus, Hit};
+use super::clock::Date;
 use super::failure::{self, Failure};
 use super::headers::{self, Sink, Tail};
 use super::id::RequestId;
@@ -29,17 +30,18 @@ pub struct Own {
 pub struct Told<'a> {
     pub id: &'a RequestId,
     pub cache: Option<CacheStatus>,
+    pub date: Date,
 }
 
 /// What of a stored response still differs from one request to the next.
-const UNMODIFIED: [HeaderName; 6] =
-    [header::CACHE_CONTROL, header::CONTENT_LOCATION, header::DATE, header::ETAG, header::EXPIRES, header::VARY];
+const UNMODIFIED: [HeaderName; 5] =
+    [header::CACHE_CONTROL, header::CONTENT_LOCATION, header::ETAG, header::EXPIRES, header::VARY];
 
 impl Own {
     /// A page about a failure, for whoever accepts this.
     pub fn page(failure: Failure, accept: Option<&str>, id: &RequestId) -> Self {
         let (kind, body) = failure::page(failure, accept.unwrap_or_default(), id.as_str());
-        let mut headers = dated();
+        let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = failure.retry_after() {
@@ -53,7 +55,7 @@ impl Own {
     }
 
     pub fn redirect(location: &str) -> Self {
-        let mut headers = dated();
+        let mut headers = HeaderMap::new();
         // The host and the target were judged to be text when they came.
         headers.extend(HeaderValue::from_str(location).ok().map(|location| (header::LOCATION, location)));
         Self::sized(StatusCode::PERMANENT_REDIRECT, headers, Bytes::new())
@@ -77,7 +79,7 @@ impl Own {
                 Self::sized(StatusCode::PARTIAL_CONTENT, headers, stored.body.slice(range))
             }
             Shape::NoSuchPart => {
-                let mut headers = dated();
+                let mut headers = HeaderMap::new();
                 put(&mut headers, header::CONTENT_RANGE, format!("bytes */{length}"));
                 Self::sized(StatusCode::RANGE_NOT_SATISFIABLE, headers, Bytes::new())
             }
@@ -94,6 +96,7 @@ impl Own {
     /// The head in the form of HTTP/1.1, with its empty line. `connection` is what is said about the connection.
     pub fn http1(&self, told: Told<'_>, connection: Option<&'static str>) -> BytesMut {
         let mut head = BytesMut::from(http1(self.status, &self.headers));
+        head.put("Date", &[&told.date]);
         headers::to_client(&mut head, told.id, told.cache);
         if let Some(connection) = connection {
             head.put("Connection", &[connection.as_bytes()]);
@@ -102,7 +105,7 @@ impl Own {
         head
     }
 
-    /// The head for HTTP/2, or for pingora.
+    /// The head for HTTP/2, or for pingora; the codec adds the time.
     pub fn header(&self, told: Told<'_>) -> pingora::Result<Box<ResponseHeader>> {
         let mut header = ResponseHeader::build(self.status, Some(self.headers.len() + 4))?;
         for (name, value) in &self.headers {
@@ -121,6 +124,7 @@ impl Own {
 /// What follows a stored response's own head when the whole of it is sent, with the empty line.
 pub fn tail(hit: &Hit, asked: &Asked<'_>, told: Told<'_>, connection: Option<&'static str>) -> Tail {
     let mut tail = Tail::new();
+    tail.put("Date", &[&told.date]);
     tail.put("Age", &[itoa::Buffer::new().format(hit.stored.age(asked.at).as_secs()).as_bytes()]);
     headers::to_client(&mut tail, told.id, told.cache);
     if let Some(connection) = connection {
@@ -128,12 +132,6 @@ pub fn tail(hit: &Hit, asked: &Asked<'_>, told: Told<'_>, connection: Option<&'s
     }
     tail.extend_from_slice(b"\r\n");
     tail
-}
-
-fn dated() -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    put(&mut headers, header::DATE, httpdate::fmt_http_date(std::time::SystemTime::now()));
-    headers
 }
 
 fn put(headers: &mut HeaderMap, name: HeaderName, value: String) {

@@ -12,6 +12,7 @@ use pingora::server::configuration::ServerConf;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+use super::clock::Clock;
 use super::fetch::pool::{Buffers, Pool};
 use super::gateway::Gateway;
 use super::shared::Shared;
@@ -24,6 +25,7 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub pool: Pool,
     pub buffers: Buffers,
+    pub clock: Clock,
     /// Changes when the edge begins to stop.
     pub stopping: watch::Receiver<bool>,
     engine: Arc<HttpProxy<Gateway>>,
@@ -45,6 +47,7 @@ impl Worker {
             shared: shared.clone(),
             pool: Pool::default(),
             buffers: Buffers::default(),
+            clock: Clock::new(),
             stopping: shared.stopping.subscribe(),
             engine: Arc::new(engine),
         })

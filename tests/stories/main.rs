@@ -17,3 +17,4 @@ mod routing;
 mod serving;
 mod surviving;
 mod swapping;
+mod two_ways;

@@ -118,7 +118,7 @@ fn a_trusted_proxy_says_who_the_visitor_is_by_either_version() {
     let own = version_2(0x20, 0x00, &[]);
     assert!(visit(&own, claim).contains("x-forwarded-for: 203.0.113.9, 127.0.0.1\r\n"));
     // The other listeners know nothing of such headers.
-    assert!(sends(&prime, "http", &[whole.as_bytes()]).starts_with("http/1.1 400"));
+    assert!(sends(&prime, "http", &[whole.as_bytes()]).starts_with("http/1.1 501"));
 }
 
 #[test]

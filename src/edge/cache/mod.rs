@@ -187,11 +187,10 @@ impl Fill {
         }
         self.object_max = self.object_max.min(machine_max);
         let length = fields.text("content-length").and_then(|length| length.parse::<u64>().ok());
-        let now = SystemTime::now();
-        let freshness = policy::freshness(status, fields, self.rule.as_ref(), now);
+        let freshness = policy::freshness(status, fields, self.rule.as_ref(), SystemTime::now());
         let Some(freshness) = freshness.filter(|_| length.unwrap_or(0) <= self.object_max) else { return false };
         let encoding = (policy::vary(fields) == Vary::AcceptEncoding).then(|| std::mem::take(&mut self.encoding));
-        let headers = kept(fields, now);
+        let headers = kept(fields);
         self.head = Some((Head { status, headers, encoding, freshness, since: Instant::now() }, length));
         true
     }
@@ -219,9 +218,9 @@ impl Fill {
     }
 }
 
-/// What belongs to the response and not to the connection it came over (RFC 9111 section 3.1), with the time at which it
-/// came where the app said none (RFC 9110 section 6.6.1).
-fn kept(fields: Fields<'_>, now: SystemTime) -> HeaderMap {
+/// What belongs to the response and not to the connection it came over (RFC 9111 section 3.1). Its age is counted here from
+/// now on, and every answer says the time at which it leaves.
+fn kept(fields: Fields<'_>) -> HeaderMap {
     let mut kept = HeaderMap::new();
     let nominated: Vec<&[u8]> =
         fields.all("connection").flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect();
@@ -229,18 +228,14 @@ fn kept(fields: Fields<'_>, now: SystemTime) -> HeaderMap {
         let is_nominated = nominated.iter().any(|own| own.eq_ignore_ascii_case(name));
         let kind = Kind::of(name);
         let is_own = kind.is_hop_by_hop() || matches!(kind, Kind::RequestId | Kind::ContentLength);
-        if is_own || is_nominated || name.eq_ignore_ascii_case(b"age") {
+        let is_time = name.eq_ignore_ascii_case(b"age") || name.eq_ignore_ascii_case(b"date");
+        if is_own || is_nominated || is_time {
             return;
         }
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
             kept.append(name, value);
         }
     });
-    if !kept.contains_key(http::header::DATE)
-        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now))
-    {
-        kept.insert(http::header::DATE, date);
-    }
     kept
 }
 

@@ -108,7 +108,7 @@ async fn refuse(door: &mut Door, failure: Failure) {
     let mut exchange = Exchange::stray(&door.worker, shared.ids.fresh());
     let own = Own::page(failure, None, &exchange.id);
     exchange.status = Some(own.status);
-    let head = own.http1(Told { id: &exchange.id, cache: None }, Some("close"));
+    let head = own.http1(Told { id: &exchange.id, cache: None, date: exchange.date() }, Some("close"));
     if send(&mut door.stream, &head, &own.body, LINGER).await {
         linger(&mut door.stream).await;
     }
@@ -132,7 +132,7 @@ async fn own(door: &mut Door, request: Request) -> bool {
     let Lane::Own(answer, is_sound) = lane else { return false };
     let rest = framing.length().filter(|rest| is_sound && *rest <= BODY_REST_BYTES);
     let keeps_alive = keeps_alive && rest.is_some();
-    let told = Told { id: &exchange.id, cache: exchange.told_cache() };
+    let told = Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() };
     let head = answer.http1(told, connection(version, keeps_alive));
     let body = if answer.has_body(&method) { &answer.body[..] } else { &[] };
     exchange.status = Some(answer.status);

@@ -287,7 +287,7 @@ impl Door {
 
     /// A stored answer, in one write.
     fn answer_hot(&mut self, cx: &mut Context<'_>, asked: &Asked<'_>, entering: &Entering<'_>, hit: &Hit) -> Look {
-        let told = Told { id: &entering.id, cache: Some(hit.status()) };
+        let told = Told { id: &entering.id, cache: Some(hit.status()), date: self.worker.clock.date() };
         let tail = respond::tail(hit, asked, told, connection(entering.head.version, entering.keeps_alive));
         let (head, body) = (&hit.stored.head, &hit.stored.body);
         let body = if asked.method == Method::HEAD { Bytes::new() } else { body.clone() };

@@ -4,7 +4,7 @@
 //! those that the edge answers for; head and first part leave together.
 
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -40,19 +40,15 @@ impl Client for Http1<'_> {
         to.extend_from_slice(b"HTTP/1.1");
         to.extend_from_slice(bytes.get(8..first).unwrap_or_default());
         let nominated = if head.has_nominations { nominated(head, bytes) } else { Vec::new() };
-        let mut is_dated = false;
         for line in lines.iter() {
             let name = line.name(bytes);
             let is_gone = nominated.iter().any(|gone| gone.eq_ignore_ascii_case(name));
-            if is_gone || headers::is_kept_back(line.kind) {
+            if is_gone || headers::is_kept_back(line.kind) || name.eq_ignore_ascii_case(b"date") {
                 continue;
             }
-            is_dated |= name.eq_ignore_ascii_case(b"date");
             to.extend_from_slice(bytes.get(line.range()).unwrap_or_default());
         }
-        if !is_dated {
-            to.put("Date", &[httpdate::fmt_http_date(SystemTime::now()).as_bytes()]);
-        }
+        to.put("Date", &[&exchange.date()]);
         headers::to_client(to, &exchange.id, exchange.told_cache());
         if !self.keeps_alive {
             to.put("Connection", &[b"close"]);

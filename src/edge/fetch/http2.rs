@@ -14,7 +14,7 @@ use pingora::protocols::http::v2::server::HttpSession;
 use super::{Client, Gone};
 use crate::edge::exchange::Exchange;
 use crate::edge::field::Kind;
-use crate::edge::headers::{self, Sink};
+use crate::edge::headers;
 use crate::edge::strict::response::Head;
 
 pub struct Http2 {
@@ -42,9 +42,6 @@ impl Client for Http2 {
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
                 header.append_header(name, value).map_err(|_| Gone)?;
             }
-        }
-        if !fields.has("date") {
-            header.put("date", &[httpdate::fmt_http_date(std::time::SystemTime::now()).as_bytes()]);
         }
         headers::to_client(&mut header, &exchange.id, exchange.told_cache());
         self.session.write_response_header(Box::new(header), false).map_err(|_| Gone)

@@ -175,8 +175,7 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Failure> {
     if target.len() > TARGET_MAX {
         return Err(Failure::TargetTooLong);
     }
-    // A fragment is never sent (RFC 9110 section 7.1); everything else that is visible is the app's business.
-    if target.is_empty() || !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
+    if !is_target(target) {
         return Err(Failure::Malformed);
     }
     if matches!(method, Method::CONNECT | Method::TRACE) {
@@ -186,6 +185,14 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Failure> {
         return Err(Failure::Malformed);
     }
     Ok((method, target, version))
+}
+
+/// Whether it is visible ASCII without a fragment, which is never sent (RFC 9110 section 7.1), and without what no client
+/// leaves unescaped (RFC 3986 section 2): the `http` crate, and so pingora, takes no such target.
+pub fn is_target(target: &[u8]) -> bool {
+    let path = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+    let is_good = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>');
+    !target.is_empty() && target.iter().all(is_good) && !target[..path].contains(&b'`')
 }
 
 fn method(word: &[u8]) -> Result<Method, Failure> {
@@ -420,6 +427,8 @@ mod tests {
             ("GET / HTTP/1.1\nHost: a\r\n\r\n".to_owned(), Malformed),
             ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Malformed),
             ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Malformed),
+            ("GET /<a> HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Malformed),
+            ("GET /`a HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Malformed),
             ("GET /#a HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Malformed),
             ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Malformed),
             ("GET * HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Malformed),
