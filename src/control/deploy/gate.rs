@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::control::runtime::RuntimeError;
 use crate::dial;
 use crate::model::address::Address;
-use crate::model::app::HealthCheck;
+use crate::model::app::{HealthCheck, Protocol};
 
 /// While nothing listens yet the gate looks often: most apps are up within a second.
 const EAGER: Duration = Duration::from_millis(20);
@@ -43,6 +43,7 @@ pub struct Asked<'a> {
     /// Where it may answer.
     pub candidates: &'a [Address],
     pub check: &'a HealthCheck,
+    pub protocol: Protocol,
     /// The Host that the health check names.
     pub host: &'a str,
 }
@@ -64,7 +65,7 @@ async fn ask_until_ready(
     asked: Asked<'_>,
     prepare: impl Fn() -> Result<(), RuntimeError>,
 ) -> Result<Address, GateError> {
-    let Asked { candidates, check, host } = asked;
+    let Asked { candidates, check, .. } = asked;
     let since = Instant::now();
     let deadline = since + check.timeout;
     let mut pause = EAGER.min(check.interval);
@@ -73,11 +74,11 @@ async fn ask_until_ready(
         prepare()?;
         for address in candidates {
             let left = deadline.saturating_duration_since(Instant::now()).min(ASKING);
-            match timeout(left, ask(address, check, host)).await {
+            match timeout(left, ask(address, &asked)).await {
                 Ok(Ok(status)) if check.accepts(status) => return Ok(address.clone()),
                 Ok(Ok(status)) => last = format!("GET {} answered {status}", check.path),
                 Ok(Err(Asking::NotListening)) => {}
-                Ok(Err(Asking::Broken(reason))) => last = format!("GET {} got no answer: {reason}", check.path),
+                Ok(Err(Asking::Broken(reason))) => last = asked.without_answer(&reason),
                 Err(_) => last = format!("GET {} was not answered in time", check.path),
             }
         }
@@ -96,38 +97,138 @@ enum Asking {
     Broken(String),
 }
 
-async fn ask(address: &Address, check: &HealthCheck, host: &str) -> Result<u16, Asking> {
-    let closed = |_| Asking::NotListening;
-    match address {
-        Address::Unix(path) => exchange(dial::unix(path).await.map_err(closed)?, check, host).await,
-        Address::Tcp(address) => exchange(TcpStream::connect(address).await.map_err(closed)?, check, host).await,
+impl Asked<'_> {
+    fn without_answer(&self, reason: &str) -> String {
+        let path = &self.check.path;
+        match self.protocol {
+            Protocol::Http1 => format!("GET {path} got no answer: {reason}"),
+            Protocol::H2c => {
+                format!("GET {path} got no answer by HTTP/2, which `protocol = \"h2c\"` asks for: {reason}")
+            }
+        }
+    }
+
+    fn request(&self) -> Result<Request, Asking> {
+        let request = http::Request::get(&self.check.path)
+            .header("user-agent", "opri-health")
+            .header("x-forwarded-proto", "https")
+            .body(Empty::new());
+        request.map_err(|error| Asking::Broken(error.to_string()))
     }
 }
 
-async fn exchange<S>(stream: S, check: &HealthCheck, host: &str) -> Result<u16, Asking>
+type Request = http::Request<Empty<bytes::Bytes>>;
+
+async fn ask(address: &Address, asked: &Asked<'_>) -> Result<u16, Asking> {
+    let closed = |_| Asking::NotListening;
+    match address {
+        Address::Unix(path) => exchange(dial::unix(path).await.map_err(closed)?, asked).await,
+        Address::Tcp(address) => exchange(TcpStream::connect(address).await.map_err(closed)?, asked).await,
+    }
+}
+
+async fn exchange<S>(stream: S, asked: &Asked<'_>) -> Result<u16, Asking>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let broken = |error: hyper::Error| Asking::Broken(error.to_string());
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let request = http::Request::get(&check.path)
-        .header("host", host)
-        .header("user-agent", "opri-health")
-        .header("x-forwarded-proto", "https")
-        .header("connection", "close")
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(|error| Asking::Broken(error.to_string()))?;
-    let asking = async {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status().as_u16();
-        // Leaving in the middle of a body would put a complaint into the log of many an app.
-        let rest = Limited::new(answer.into_body(), BODY_READ).collect();
-        let _ = timeout(BODY_WAIT, rest).await;
-        Ok(status)
-    };
+    match asked.protocol {
+        Protocol::Http1 => by_http1(stream, asked).await,
+        Protocol::H2c => by_http2(stream, asked).await,
+    }
+}
+
+async fn by_http1<S>(stream: S, asked: &Asked<'_>) -> Result<u16, Asking>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let mut request = asked.request()?;
+    let host = asked.host.parse().map_err(|_| Asking::Broken("its host cannot be one".to_owned()))?;
+    request.headers_mut().insert(http::header::HOST, host);
+    request.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
     tokio::select! {
         biased;
-        status = asking => status.map_err(broken),
-        Err(error) = connection => Err(broken(error)),
+        status = async { status(sender.send_request(request).await?).await } => status,
+        Err(error) = connection => Err(error.into()),
+    }
+}
+
+async fn by_http2<S>(stream: S, asked: &Asked<'_>) -> Result<u16, Asking>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (mut sender, connection) = shaken?;
+    let mut request = asked.request()?;
+    let target = format!("http://{}{}", asked.host, asked.check.path).parse();
+    *request.uri_mut() = target.map_err(|_| Asking::Broken("its host cannot be one".to_owned()))?;
+    tokio::select! {
+        biased;
+        status = async { status(sender.send_request(request).await?).await } => status,
+        Err(error) = connection => Err(error.into()),
+    }
+}
+
+async fn status(answer: http::Response<hyper::body::Incoming>) -> Result<u16, Asking> {
+    let status = answer.status().as_u16();
+    // Leaving in the middle of a body would put a complaint into the log of many an app.
+    let rest = Limited::new(answer.into_body(), BODY_READ).collect();
+    let _ = timeout(BODY_WAIT, rest).await;
+    Ok(status)
+}
+
+impl From<hyper::Error> for Asking {
+    fn from(error: hyper::Error) -> Self {
+        Asking::Broken(crate::report::with_causes(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Asks whoever listens there until it answers or half a second is over.
+    async fn gate(listener: &TcpListener, protocol: Protocol) -> Result<Address, GateError> {
+        let candidates = [Address::Tcp(listener.local_addr().unwrap())];
+        let mut check = crate::model::app::AppWish::default().settle().health;
+        check.timeout = Duration::from_millis(500);
+        let asked = Asked { candidates: &candidates, check: &check, protocol, host: "shop.test" };
+        pass(asked, || Ok(()), std::future::pending()).await
+    }
+
+    #[tokio::test]
+    async fn an_app_that_speaks_http_2_alone_is_asked_by_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let serving = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+            respond.send_response(http::Response::new(()), true).unwrap();
+            while connection.accept().await.is_some() {}
+            request.uri().to_string()
+        };
+        let (passed, asked) = tokio::join!(gate(&listener, Protocol::H2c), serving);
+        assert!(passed.is_ok(), "{passed:?}");
+        assert_eq!(asked, "http://shop.test/");
+    }
+
+    #[tokio::test]
+    async fn an_app_that_does_not_speak_http_2_is_told_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let serving = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        };
+        let refused = tokio::select! {
+            passed = gate(&listener, Protocol::H2c) => passed.unwrap_err().to_string(),
+            () = serving => String::new(),
+        };
+        assert!(refused.contains("by HTTP/2, which `protocol = \"h2c\"` asks for"), "{refused}");
     }
 }

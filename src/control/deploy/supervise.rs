@@ -49,7 +49,9 @@ pub async fn through_the_gate(
     let ended = async { workshop.runtime.exited(replica).await.to_string() };
     // An app's umask decides who may open its socket; this lets the edge in as soon as there is one.
     let prepare = || workshop.runtime.prepare_socket(replica).map(drop);
-    let asked = gate::Asked { candidates: &replica.candidates, check: &release.app.health, host: &host };
+    let app = &release.app;
+    let candidates = &replica.candidates;
+    let asked = gate::Asked { candidates, check: &app.health, protocol: app.protocol, host: &host };
     Ok(gate::pass(asked, prepare, ended).await?)
 }
 
