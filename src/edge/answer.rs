@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::model::app::Protocol;
+
 use super::cache::{self, CacheStatus, Fill, Hit};
 use super::failure::Failure;
 use super::request::Asked;
@@ -50,7 +52,7 @@ pub struct Fetch {
 impl Fetch {
     /// Whether the app speaks the one protocol that `fetch` does.
     pub fn is_light(&self) -> bool {
-        true
+        self.claim.upstream().protocol == Protocol::Http1
     }
 }
 

@@ -14,9 +14,10 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, Result, RetryType};
 
 use crate::model::address::Address;
+use crate::model::app::Protocol;
 use crate::model::machine::Limits;
 
 use super::answer::Fetch;
@@ -35,6 +36,11 @@ use super::visit::Visit;
 
 /// A body that any socket holds whole, in bytes: such a request may use a pooled connection.
 const BODY_SMALL: usize = 32 << 10;
+/// Requests that share a connection to an app that speaks HTTP/2.
+const STREAMS: usize = 100;
+/// How much of such an answer an app may send before its client has read, in bytes; the connection has room for all of
+/// them, so that clients that do not read keep nobody else waiting.
+const WINDOW: u32 = 64 << 10;
 /// How long a WebSocket may be silent.
 const TUNNEL: Duration = Duration::from_secs(3600);
 
@@ -72,6 +78,7 @@ pub struct Journey {
     failure: Option<Failure>,
     body: u64,
     tried: Vec<Address>,
+    has_missed: bool,
     turn: Option<Turn>,
     passage: Option<Box<Passage>>,
 }
@@ -135,14 +142,8 @@ impl ProxyHttp for Gateway {
         };
         let limits = self.shared.settings.load().limits;
         let mut peer = peer(&turn, &limits)?;
-        if session.is_upgrade_req() {
-            session.set_read_timeout(Some(TUNNEL));
-            peer.options.read_timeout = Some(TUNNEL);
-            peer.options.custom_l4 = Some(Arc::new(Tunnel));
-            unpooled(&mut peer);
-        } else if has_large_body(session.req_header()) {
-            peer.options.custom_l4 = Some(Arc::new(Streamed));
-            unpooled(&mut peer);
+        if turn.replica().protocol == Protocol::Http1 {
+            choose_connection(session, &mut peer);
         }
         if let Some(exchange) = journey.exchange() {
             exchange.upstream = Some(turn.replica().address.clone());
@@ -158,6 +159,13 @@ impl ProxyHttp for Gateway {
         journey: &mut Journey,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        // A connection that ended just when the request was to share it says nothing about the replica.
+        if *error.etype() == ErrorType::H2Error && !journey.has_missed {
+            journey.has_missed = true;
+            journey.turn = None;
+            error.set_retry(true);
+            return error;
+        }
         if let (Some(turn), Some(passage)) = (journey.turn.take(), &journey.passage) {
             journey.tried.push(turn.replica().address.clone());
             // Nothing was sent yet, so any request may go to another replica.
@@ -168,7 +176,8 @@ impl ProxyHttp for Gateway {
     }
 
     /// Sends a request again only when the app cannot have acted on it: a GET or HEAD over a connection that had been
-    /// used before and broke before it brought a byte (RFC 9110 section 9.2.2).
+    /// used before and broke before it brought a byte (RFC 9110 section 9.2.2), or one that HTTP/2 says was not looked at
+    /// (RFC 9113 section 8.7).
     fn error_while_proxy(
         &self,
         _: &HttpPeer,
@@ -177,9 +186,13 @@ impl ProxyHttp for Gateway {
         _: &mut Journey,
         is_reused: bool,
     ) -> Box<Error> {
-        let is_repeatable = matches!(session.req_header().method, Method::GET | Method::HEAD)
-            && !session.as_ref().retry_buffer_truncated()
-            && session.response_written().is_none();
+        let is_whole = !session.as_ref().retry_buffer_truncated() && session.response_written().is_none();
+        if *error.etype() == ErrorType::H2Error && matches!(error.retry, RetryType::Decided(true)) {
+            // pingora decides so for REFUSED_STREAM and for GOAWAY without an error.
+            error.set_retry(is_whole);
+            return error;
+        }
+        let is_repeatable = is_whole && matches!(session.req_header().method, Method::GET | Method::HEAD);
         // pingora does not mark a failed write, which is how the end of an idle connection shows when it comes late.
         let is_stale = is_reused && matches!(error.etype(), ErrorType::WriteError | ErrorType::ConnectionClosed);
         match (is_repeatable, is_stale) {
@@ -350,6 +363,19 @@ fn has_large_body(request: &RequestHeader) -> bool {
     length.is_none_or(|length| length > BODY_SMALL)
 }
 
+/// What kind of connection to an app that speaks HTTP/1 the request needs.
+fn choose_connection(session: &mut Session, peer: &mut HttpPeer) {
+    if session.is_upgrade_req() {
+        session.set_read_timeout(Some(TUNNEL));
+        peer.options.read_timeout = Some(TUNNEL);
+        peer.options.custom_l4 = Some(Arc::new(Tunnel));
+        unpooled(peer);
+    } else if has_large_body(session.req_header()) {
+        peer.options.custom_l4 = Some(Arc::new(Streamed));
+        unpooled(peer);
+    }
+}
+
 /// For a connection that is made for one request: it is neither taken from the pool nor put there.
 fn unpooled(peer: &mut HttpPeer) {
     peer.group_key ^= 1;
@@ -370,5 +396,11 @@ fn peer(turn: &Turn, limits: &Limits) -> Result<HttpPeer> {
     peer.options.read_timeout = Some(limits.upstream_timeout);
     peer.options.write_timeout = Some(limits.upstream_timeout);
     peer.options.idle_timeout = Some(POOLED);
+    if replica.protocol == Protocol::H2c {
+        peer.options.set_http_version(2, 2);
+        peer.options.max_h2_streams = STREAMS;
+        peer.options.h2_stream_window_size = Some(WINDOW);
+        peer.options.h2_connection_window_size = Some(WINDOW * STREAMS as u32);
+    }
     Ok(peer)
 }

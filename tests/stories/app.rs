@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use futures_util::stream;
@@ -40,6 +40,11 @@ async fn main() {
         .route("/ws", any(upgrade))
         .route("/headers", any(headers))
         .route("/die", post(die));
+    // Who speaks HTTP/2 alone understands nothing else.
+    let router = match Path::new("h2c").exists() {
+        true => router.layer(axum::middleware::map_request(only_http2)),
+        false => router,
+    };
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     let finish = async move {
         terminate.recv().await;
@@ -55,6 +60,13 @@ async fn main() {
             let listener = TcpListener::bind((host.as_str(), port)).await.unwrap();
             axum::serve(listener, router).with_graceful_shutdown(finish).await.unwrap();
         }
+    }
+}
+
+async fn only_http2(request: Request) -> Result<Request, StatusCode> {
+    match request.version() {
+        Version::HTTP_2 => Ok(request),
+        _ => Err(StatusCode::HTTP_VERSION_NOT_SUPPORTED),
     }
 }
 

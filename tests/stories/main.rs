@@ -9,6 +9,7 @@ mod cli;
 mod deploying;
 mod docker;
 mod full_disk;
+mod grpc;
 mod hooks;
 mod limits;
 mod proxied;

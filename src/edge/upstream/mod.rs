@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
 use crate::model::address::Address;
+use crate::model::app::Protocol;
 use crate::model::route::UpstreamId;
 use crate::model::snapshot;
 
@@ -29,6 +30,7 @@ use sync::Ordering;
 #[derive(Debug)]
 pub struct Upstream {
     pub id: UpstreamId,
+    pub protocol: Protocol,
     replicas: ArcSwap<Vec<Arc<Replica>>>,
     in_flight: InFlight,
     emptied: Notify,
@@ -39,6 +41,7 @@ impl Upstream {
     pub fn new(section: &snapshot::Upstream) -> Arc<Self> {
         let upstream = Self {
             id: section.id.clone(),
+            protocol: section.protocol,
             replicas: ArcSwap::default(),
             in_flight: InFlight::new(),
             emptied: Notify::new(),
@@ -53,7 +56,8 @@ impl Upstream {
         let before = self.replicas.load_full();
         let keep = |address: &Address| before.iter().find(|replica| replica.address == *address).cloned();
         let group = group_key(&self.id);
-        let after = addresses.iter().map(|address| keep(address).unwrap_or_else(|| Replica::new(address, group)));
+        let new = |address: &Address| Replica::new(address, group, self.protocol);
+        let after = addresses.iter().map(|address| keep(address).unwrap_or_else(|| new(address)));
         self.replicas.store(Arc::new(after.collect()));
     }
 
@@ -116,12 +120,13 @@ pub struct Replica {
     pub address: Address,
     /// Keeps the pooled connections of two releases apart: never the same for two upstreams.
     pub group: u64,
+    pub protocol: Protocol,
     in_flight: AtomicUsize,
 }
 
 impl Replica {
-    fn new(address: &Address, group: u64) -> Arc<Self> {
-        Arc::new(Self { address: address.clone(), group, in_flight: AtomicUsize::new(0) })
+    fn new(address: &Address, group: u64, protocol: Protocol) -> Arc<Self> {
+        Arc::new(Self { address: address.clone(), group, protocol, in_flight: AtomicUsize::new(0) })
     }
 }
 
