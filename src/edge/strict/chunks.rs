@@ -3,6 +3,8 @@
 //! Pure. Called by `stream` for what clients send and by `fetch` for what apps answer. The rule: the first byte that breaks
 //! the rules ends the message as a broken one, so that nobody behind takes it for whole.
 
+use super::lines::is_token;
+
 /// A chunk's extensions that are passed on, in bytes. Nobody is known to use any.
 const EXTENSION_MAX: u16 = 256;
 /// Trailer fields altogether, in bytes.
@@ -39,7 +41,8 @@ enum State {
     DataFeed,
     /// At the beginning of a trailer line, or of the empty line that ends everything.
     TrailerStart,
-    Trailer,
+    TrailerName,
+    TrailerValue,
     TrailerFeed,
     EndFeed,
     Done,
@@ -118,18 +121,19 @@ impl Chunks {
                 State::Size { digits: 0, value: 0 }
             }
             (State::TrailerStart, b'\r') => State::EndFeed,
-            (State::Trailer, b'\r') => State::TrailerFeed,
-            (State::TrailerStart, _) if super::lines::is_token(byte) => self.trailer()?,
-            (State::Trailer, _) if is_text(byte) => self.trailer()?,
+            (State::TrailerValue, b'\r') => State::TrailerFeed,
+            (State::TrailerName, b':') => self.trailer(State::TrailerValue)?,
+            (State::TrailerStart | State::TrailerName, _) if is_token(byte) => self.trailer(State::TrailerName)?,
+            (State::TrailerValue, _) if is_text(byte) => self.trailer(State::TrailerValue)?,
             (State::TrailerFeed, b'\n') => State::TrailerStart,
             (State::EndFeed, b'\n') => State::Done,
             _ => return Err(Broken),
         })
     }
 
-    fn trailer(&mut self) -> Result<State, Broken> {
+    fn trailer(&mut self, next: State) -> Result<State, Broken> {
         self.spend(TRAILERS_MAX)?;
-        Ok(State::Trailer)
+        Ok(next)
     }
 
     fn spend(&mut self, most: u16) -> Result<(), Broken> {
@@ -190,6 +194,11 @@ mod tests {
             "0000000000000004\r\nWiki\r\n",
             "0\r\nA: b\n\r\n",
             "0\r\n A: b\r\n\r\n",
+            "0\r\nA: b\r\n c\r\n\r\n",
+            "0\r\nA : b\r\n\r\n",
+            "0\r\n: b\r\n\r\n",
+            "0\r\n2\r\nhi\r\n0\r\n\r\n",
+            "0\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "0\r\n\n",
             long.as_str(),
         ] {
