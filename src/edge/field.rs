@@ -92,6 +92,8 @@ fn known(name: &[u8]) -> Kind {
         b"connection" => Kind::Connection,
         b"upgrade" => Kind::Upgrade,
         b"te" | b"trailer" | b"keep-alive" | b"proxy-connection" | b"http2-settings" => Kind::HopByHop,
+        // No field of HTTP: CGI would make it the HTTP_PROXY of what the app asks of others.
+        b"proxy" => Kind::HopByHop,
         b"expect" => Kind::Expect,
         b"cookie" => Kind::Cookie,
         b"forwarded" => Kind::Forwarded,
@@ -100,6 +102,14 @@ fn known(name: &[u8]) -> Kind {
         b"x-real-ip" | b"x-client-ip" | b"x-original-url" | b"x-rewrite-url" | b"traceparent" | b"tracestate" => {
             Kind::Claim
         }
+        // What Rails, PHP and others look at for the client's address, beside the ones above.
+        b"client-ip"
+        | b"true-client-ip"
+        | b"cf-connecting-ip"
+        | b"fastly-client-ip"
+        | b"x-cluster-client-ip"
+        | b"x-forwarded"
+        | b"forwarded-for" => Kind::Claim,
         b"x-forwarded-for" => Kind::ForwardedFor,
         b"x-forwarded-proto" => Kind::ForwardedProto,
         b"x-forwarded-host" => Kind::ForwardedHost,
@@ -161,6 +171,10 @@ mod tests {
         assert_eq!(Kind::of(b"X-Forwarded-For"), Kind::ForwardedFor);
         assert_eq!(Kind::of(b"x-forwarded-port"), Kind::Claim);
         assert_eq!(Kind::of(b"Accept"), Kind::Plain);
+        assert_eq!(Kind::of(b"Proxy"), Kind::HopByHop);
+        for claim in ["Client-IP", "True-Client-IP", "CF-Connecting-IP", "X-Cluster-Client-IP", "X-Forwarded"] {
+            assert_eq!(Kind::of(claim.as_bytes()), Kind::Claim, "{claim}");
+        }
         assert_eq!(Kind::of(&[b'x'; 100]), Kind::Plain);
         for twin in ["X_Forwarded_For", "x.forwarded.for", "Content_Length", "transfer.encoding", "X-Real_IP"] {
             assert_eq!(Kind::of(twin.as_bytes()), Kind::Twin, "{twin}");
