@@ -267,25 +267,22 @@ fn version(word: &[u8]) -> Result<Version, Failure> {
 }
 
 /// What the fields that decide about a message say.
+#[derive(Default)]
 struct Said {
     length: Option<u64>,
     is_chunked: bool,
-    is_websocket: bool,
+    /// Whether all protocols that are offered in place of HTTP are WebSocket.
+    is_websocket: Option<bool>,
     may_upgrade: bool,
+    is_expecting: bool,
+    closes: bool,
     keeps_alive: bool,
     has_nominations: bool,
 }
 
 fn said(lines: Lines<'_>, version: Version) -> Result<Said, Failure> {
     let is_11 = version == Version::Http11;
-    let mut said = Said {
-        length: None,
-        is_chunked: false,
-        is_websocket: false,
-        may_upgrade: false,
-        keeps_alive: is_11,
-        has_nominations: false,
-    };
+    let mut said = Said { keeps_alive: is_11, ..Said::default() };
     let mut hosts = 0;
     for line in lines.iter() {
         let value = line.value(lines.bytes());
@@ -296,11 +293,13 @@ fn said(lines: Lines<'_>, version: Version) -> Result<Said, Failure> {
                 said.is_chunked = true;
             }
             Kind::ContentLength | Kind::TransferEncoding | Kind::Twin => return Err(Failure::Malformed),
-            Kind::Upgrade => said.is_websocket = value.eq_ignore_ascii_case(b"websocket"),
+            Kind::Upgrade => said.upgrade(value),
+            Kind::Expect => said.expect(value)?,
             Kind::Connection => said.connection(value)?,
             _ => {}
         }
     }
+    said.keeps_alive &= !said.closes;
     if hosts == 1 { Ok(said) } else { Err(Failure::BadHost) }
 }
 
@@ -312,10 +311,23 @@ pub fn length(value: &[u8]) -> Result<u64, Failure> {
 }
 
 impl Said {
+    fn upgrade(&mut self, protocol: &[u8]) {
+        self.is_websocket = Some(self.is_websocket != Some(false) && protocol.eq_ignore_ascii_case(b"websocket"));
+    }
+
+    /// One expectation is known (RFC 9110 section 10.1.1). Of any other the app would not say what the client waits for.
+    fn expect(&mut self, value: &[u8]) -> Result<(), Failure> {
+        if self.is_expecting || !value.eq_ignore_ascii_case(b"100-continue") {
+            return Err(Failure::Malformed);
+        }
+        self.is_expecting = true;
+        Ok(())
+    }
+
     fn connection(&mut self, value: &[u8]) -> Result<(), Failure> {
         for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty()) {
             if option.eq_ignore_ascii_case(b"close") {
-                self.keeps_alive = false;
+                self.closes = true;
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
                 self.keeps_alive = true;
             } else if !option.iter().all(|byte| is_token(*byte)) || !Kind::of(option).may_be_nominated() {
@@ -332,7 +344,7 @@ impl Said {
         match (self.length, self.is_chunked) {
             (Some(_), true) => Err(Failure::Malformed),
             (None, true) => Ok(Framing::Chunked),
-            (None | Some(0), false) if self.is_websocket && self.may_upgrade && method == Method::GET => {
+            (None | Some(0), false) if self.is_websocket == Some(true) && self.may_upgrade && method == Method::GET => {
                 Ok(Framing::WebSocket)
             }
             (length, false) => Ok(Framing::Length(length.unwrap_or(0))),
@@ -393,6 +405,9 @@ mod tests {
             (with("Transfer-Encoding: Chunked"), Framing::Chunked),
             (with("Connection: Upgrade\r\nUpgrade: websocket"), Framing::WebSocket),
             (with("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c"), Framing::Length(0)),
+            (with("Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket"), Framing::Length(0)),
+            (with("Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c"), Framing::Length(0)),
+            (with("Expect: 100-Continue"), Framing::Length(0)),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Framing::Length(0)),
             ("PROPFIND /x HTTP/1.0\r\nHost: a\r\n\r\n".to_owned(), Framing::Length(0)),
         ];
@@ -400,6 +415,20 @@ mod tests {
             assert_eq!(read(&text), Ok(Some(framing)), "{text:?}");
         }
         assert_eq!(read("GET / HTTP/1.1\r\nHost: a\r\n"), Ok(None));
+    }
+
+    #[test]
+    fn a_client_that_says_close_sends_no_other_request() {
+        let keeps_alive = |version: &str, value: &str| {
+            let text = format!("GET / {version}\r\nHost: a\r\nConnection: {value}\r\n\r\n");
+            judge(text.as_bytes(), &Limits::default()).unwrap().unwrap().keeps_alive
+        };
+        for value in ["close", "Close, keep-alive", "keep-alive, close", "close\r\nConnection: keep-alive"] {
+            assert!(!keeps_alive("HTTP/1.1", value) && !keeps_alive("HTTP/1.0", value), "{value}");
+        }
+        assert!(
+            keeps_alive("HTTP/1.1", "") && keeps_alive("HTTP/1.0", "x, Keep-Alive") && !keeps_alive("HTTP/1.0", "")
+        );
     }
 
     #[test]
@@ -423,6 +452,9 @@ mod tests {
             (with("X_Forwarded_For: 1"), Malformed),
             (with("Connection: x-forwarded-for"), Malformed),
             (with("Connection: content-length"), Malformed),
+            (with("Expect: y 100-continue"), Malformed),
+            (with("Expect: 100-continue\r\nExpect: 100-continue"), Malformed),
+            (with("Expect:"), Malformed),
             ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), Malformed),
             ("GET / HTTP/1.1\nHost: a\r\n\r\n".to_owned(), Malformed),
             ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Malformed),

@@ -99,6 +99,7 @@ struct Said {
 
 fn said(lines: Lines<'_>, is_11: bool) -> Result<Said, Failure> {
     let mut said = Said { length: None, is_chunked: false, keeps_alive: is_11, has_nominations: false };
+    let mut closes = false;
     for line in lines.iter() {
         let value = line.value(lines.bytes());
         match line.kind {
@@ -109,15 +110,17 @@ fn said(lines: Lines<'_>, is_11: bool) -> Result<Said, Failure> {
             Kind::ContentLength | Kind::TransferEncoding => return Err(Failure::Broken),
             Kind::Connection => {
                 for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-                    said.keeps_alive &= !option.eq_ignore_ascii_case(b"close");
+                    let is_close = option.eq_ignore_ascii_case(b"close");
+                    closes |= is_close;
                     said.keeps_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                    let is_own = option.eq_ignore_ascii_case(b"close") || Kind::of(option) != Kind::Plain;
+                    let is_own = is_close || Kind::of(option) != Kind::Plain;
                     said.has_nominations |= !is_own && !option.is_empty();
                 }
             }
             _ => {}
         }
     }
+    said.keeps_alive &= !closes;
     Ok(said)
 }
 
@@ -136,6 +139,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", (200, Framing::Length(5), true)),
             ("HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n", (200, Framing::Chunked, true)),
             ("HTTP/1.1 200 \r\nConnection: close\r\n\r\n", (200, Framing::Close, false)),
+            ("HTTP/1.1 204 \r\nConnection: close, keep-alive\r\n\r\n", (204, Framing::Length(0), false)),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", (200, Framing::Length(0), false)),
             ("HTTP/1.1 204 No Content\r\n\r\n", (204, Framing::Length(0), true)),
             ("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", (304, Framing::Length(0), true)),
