@@ -7,9 +7,11 @@ use super::message::{Field, Request, values};
 
 /// Stands in every field of a case that must not reach an app.
 const CANARIES: [&str; 2] = ["6.6.6.6", "canary"];
-const HOP_BY_HOP: [&str; 6] = ["keep-alive", "proxy-connection", "te", "trailer", "proxy-authenticate", "http2-settings"];
+const HOP_BY_HOP: [&str; 6] =
+    ["keep-alive", "proxy-connection", "te", "trailer", "proxy-authenticate", "http2-settings"];
 /// What an app could take for the gateway's own word, beside `X-Forwarded-…`.
-const IDENTITY: [&str; 6] = ["forwarded", "x-real-ip", "x-request-id", "x-client-ip", "x-original-url", "x-rewrite-url"];
+const IDENTITY: [&str; 6] =
+    ["forwarded", "x-real-ip", "x-request-id", "x-client-ip", "x-original-url", "x-rewrite-url"];
 /// What CGI could take for what frames or addresses a message.
 const FRAMING: [&str; 5] = ["host", "connection", "content-length", "transfer-encoding", "upgrade"];
 /// What every app is told, once.

@@ -70,7 +70,8 @@ async fn run(cases: &[Case], prime: &Prime<'_>, origin: &Origin) -> Misses {
                 let _place = at_once.acquire_owned().await.unwrap();
                 let talk = match way {
                     "over TLS" => {
-                        client::talk(http::tls(secure, "shop.test", &root, "http/1.1").await.unwrap(), &case, piece).await
+                        client::talk(http::tls(secure, "shop.test", &root, "http/1.1").await.unwrap(), &case, piece)
+                            .await
                     }
                     _ => {
                         let stream = http::tcp(plain).await.unwrap();

@@ -231,5 +231,8 @@ fn an_answer_ends_where_it_says() {
     assert_eq!(take(&length[..length.len() - 1], "GET", true), Ok(None));
     assert_eq!(take("HTTP/1.1 200 OK\r\n\r\nhi", "GET", true), Ok(Some((200, 2, 0))));
     assert_eq!(take("HTTP/1.1 200 OK\r\n\r\nhi", "GET", false), Ok(None));
-    assert_eq!(take("HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 204 No\r\n\r\n", "GET", false), Ok(Some((204, 0, 0))));
+    assert_eq!(
+        take("HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 204 No\r\n\r\n", "GET", false),
+        Ok(Some((204, 0, 0)))
+    );
 }

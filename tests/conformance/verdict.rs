@@ -75,11 +75,8 @@ fn at_the_app(case: &Case, records: &[Record], is_secure: bool) -> Vec<(Kind, St
             Got::Cut => {}
             Got::Wrong(fault) => misses.push((Kind::Dangerous, format!("{fault} in {raw}"))),
             Got::Whole(request) => {
-                let got = Seen {
-                    method: request.method.clone(),
-                    target: request.target.clone(),
-                    body: request.body.clone(),
-                };
+                let got =
+                    Seen { method: request.method.clone(), target: request.target.clone(), body: request.body.clone() };
                 if !expected.any(|seen| seen == got) {
                     misses.push((Kind::Dangerous, format!("nobody asked for this: {raw}")));
                 }

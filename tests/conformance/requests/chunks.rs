@@ -103,7 +103,8 @@ const TRAILERS: &[&[u8]] = &[
 
 pub fn cases() -> Vec<Case> {
     let chunked = |body: &[u8]| post(CHUNKED, body);
-    let mut cases: Vec<Case> = MALFORMED.iter().map(|body| Case::refused(&[&chunked(body)], &[400, 408, 413])).collect();
+    let mut cases: Vec<Case> =
+        MALFORMED.iter().map(|body| Case::refused(&[&chunked(body)], &[400, 408, 413])).collect();
     cases.extend(TRAILERS.iter().map(|trailer| {
         let body = [b"2\r\nhi\r\n0\r\n", *trailer, b"\r\n"].concat();
         Case::either(&[&chunked(&body)], BAD).post("hi")
@@ -125,7 +126,9 @@ fn right(chunked: impl Fn(&[u8]) -> Vec<u8>) -> Vec<Case> {
         Case::passes(&[&chunked(b"a\r\n0123456789\r\n0\r\n\r\n")]).post("0123456789"),
         Case::passes(&[&chunked(alphabet)]).post("abcdefghijklmnopqrstuvwxyz"),
         Case::passes(&[&chunked(b"2\r\n\r\n\r\n0\r\n\r\n")]).post("\r\n").named("a chunk of CR LF"),
-        Case::passes(&[&chunked(b"5\r\n0\r\n\r\n\r\n0\r\n\r\n")]).post("0\r\n\r\n").named("a chunk that looks like the last"),
+        Case::passes(&[&chunked(b"5\r\n0\r\n\r\n\r\n0\r\n\r\n")])
+            .post("0\r\n\r\n")
+            .named("a chunk that looks like the last"),
         Case::passes(&[&chunked(b"2\r\nhi\r\n0\r\n\r\n"), &get(b"")]).post("hi").get(),
         Case::passes(&[&chunked(b"2;a=b\r\nhi\r\n0\r\n\r\n")]).post("hi"),
         Case::passes(&[&chunked(b"2;a;b=c;d=\"e;f\"\r\nhi\r\n0;g\r\n\r\n")]).post("hi"),
@@ -136,6 +139,7 @@ fn right(chunked: impl Fn(&[u8]) -> Vec<u8>) -> Vec<Case> {
         Case::either(&[&chunked(b"0000000000000002\r\nhi\r\n0\r\n\r\n")], BAD).post("hi"),
         Case::either(&[&chunked(b"2\r\nhi\r\n000\r\n\r\n")], BAD).post("hi"),
         Case::either(&[&chunked(b"2;\r\nhi\r\n0\r\n\r\n")], BAD).post("hi"),
+        Case::either(&[&chunked(b"2;a=\"\r\nhi\r\n0\r\n\r\n")], BAD).post("hi"),
         Case::either(&[&chunked(b"2 ; a = b\r\nhi\r\n0\r\n\r\n")], BAD).post("hi"),
         Case::either(&[&chunked(b"2;a=\"\xff\"\r\nhi\r\n0\r\n\r\n")], BAD).post("hi"),
         // What follows the last chunk is the next request, or none.

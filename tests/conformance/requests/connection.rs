@@ -134,6 +134,8 @@ fn pipelines() -> Vec<Case> {
         // Who says that this was the last is taken at the word.
         Case::passes(&[&get(b"Connection: close\r\n"), NEXT]).get().closes(),
         Case::passes(&[&get(b"Connection: keep-alive, close\r\n"), NEXT]).get().closes(),
+        Case::passes(&[&get(b"Connection: close, keep-alive\r\n"), NEXT]).get().closes(),
+        Case::passes(&[&get(b"Connection: close\r\nConnection: keep-alive\r\n"), NEXT]).get().closes(),
         Case::passes(&[&get(b"Connection: CLOSE\r\n"), NEXT]).get().closes(),
         Case::passes(&[&old(b"")]).get().closes(),
         Case::passes(&[&old(b""), NEXT]).get().closes(),

@@ -145,7 +145,9 @@ fn lengths() -> Vec<Case> {
     let zeros = format!("Content-Length: {}5\r\n", "0".repeat(1000));
     cases.extend([
         Case::either(&[&post(b"Content-Length: 00005\r\n", b"hello")], BAD).post("hello"),
-        Case::either(&[&post(zeros.as_bytes(), b"hello")], LARGE).post("hello").named("a length of 1,000 zeros and a 5"),
+        Case::either(&[&post(zeros.as_bytes(), b"hello")], LARGE)
+            .post("hello")
+            .named("a length of 1,000 zeros and a 5"),
         Case::passes(&[&post(b"Content-Length:5\r\n", b"hello")]).post("hello"),
         Case::passes(&[&post(b"Content-Length: \t 5 \t\r\n", b"hello")]).post("hello"),
         Case::passes(&[&post(b"CONTENT-LENGTH: 5\r\n", b"hello")]).post("hello"),

@@ -27,6 +27,18 @@ const CLAIMS: &[&[u8]] = &[
     b"X-Request-Id: canary\r\nX-Request-Id: canary\r\n",
     b"X-Original-URL: /canary\r\n",
     b"X-Rewrite-URL: /canary\r\n",
+    b"Client-IP: 6.6.6.6\r\n",
+    b"True-Client-IP: 6.6.6.6\r\n",
+    b"CF-Connecting-IP: 6.6.6.6\r\n",
+    b"Fastly-Client-IP: 6.6.6.6\r\n",
+    b"X-Cluster-Client-IP: 6.6.6.6\r\n",
+    b"X-Forwarded: 6.6.6.6\r\n",
+    b"Forwarded-For: 6.6.6.6\r\n",
+    b"traceparent: 00-canary\r\n",
+    b"tracestate: canary=1\r\n",
+    // The HTTP_PROXY of what an app asks of others.
+    b"Proxy: http://canary.test:80\r\n",
+    b"Connection: Proxy\r\nProxy: http://canary.test:80\r\n",
     // One name to CGI and WSGI.
     b"X_Forwarded_For: 6.6.6.6\r\n",
     b"X-Forwarded_For: 6.6.6.6\r\n",
