@@ -112,7 +112,7 @@ impl Case {
     }
 }
 
-fn replaced(bytes: &[u8], mark: &str) -> Vec<u8> {
+pub fn replaced(bytes: &[u8], mark: &str) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
     while let Some(at) = rest.windows(4).position(|window| window == b"{id}") {
         out.extend_from_slice(&rest[..at]);
