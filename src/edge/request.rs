@@ -13,8 +13,9 @@ use crate::model::host::HostName;
 use crate::model::snapshot::Settings;
 
 use super::failure::Failure;
-use super::field::{Fields, Kind};
-use super::strict::request::{Head, is_known, is_target};
+use super::field::Fields;
+use super::strict::request::Head;
+use super::strict::stream;
 use super::visit::Visit;
 
 #[derive(Debug)]
@@ -44,27 +45,14 @@ impl<'r> Asked<'r> {
         Self::new(head.method.clone(), (authority, head.target(bytes)), fields, (visit, settings))
     }
 
-    /// Of a head that the HTTP/2 codec has read and found sound (RFC 9113 section 8.2).
+    /// Of a head that the HTTP/2 codec has read and found sound (RFC 9113 section 8.2), judged here for what it becomes.
     pub fn http2(header: &'r RequestHeader, visit: &Visit, settings: &Settings) -> Result<Self, Failure> {
-        if matches!(header.method, Method::CONNECT | Method::TRACE) {
-            return Err(Failure::Method);
-        }
-        if !is_known(&header.method) {
-            return Err(Failure::NotImplemented);
-        }
-        let names = || header.headers.keys().map(|name| Kind::of(name.as_str().as_bytes()));
-        if names().any(|kind| kind == Kind::Twin) {
-            return Err(Failure::Malformed);
-        }
         if header.headers.len() > settings.limits.headers as usize {
             return Err(Failure::HeadTooLarge);
         }
+        stream::judge(header)?;
         let authority = authority(header).ok_or(Failure::BadHost)?;
         let target = std::str::from_utf8(header.raw_path()).map_err(|_| Failure::Malformed)?;
-        let is_path = target.starts_with('/') || (target == "*" && header.method == Method::OPTIONS);
-        if !is_path || !is_target(target.as_bytes()) {
-            return Err(Failure::Malformed);
-        }
         let fields = Fields::Map(&header.headers);
         Self::new(header.method.clone(), (authority, target), fields, (visit, settings))
     }

@@ -150,7 +150,7 @@ pub fn is_token(byte: u8) -> bool {
 
 /// Whether a field's value holds neither control bytes nor a stray CR (RFC 9110 section 5.5). Without a branch a byte, so
 /// that it is done in vectors.
-fn is_text(value: &[u8]) -> bool {
+pub fn is_text(value: &[u8]) -> bool {
     let odd = |byte: u8| ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f);
     !value.iter().fold(false, |found, byte| found | odd(*byte))
 }

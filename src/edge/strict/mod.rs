@@ -7,5 +7,6 @@ pub mod chunks;
 mod lines;
 pub mod request;
 pub mod response;
+pub mod stream;
 
 pub use lines::Lines;

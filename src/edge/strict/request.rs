@@ -16,7 +16,7 @@ use crate::model::machine::Limits;
 use super::lines::{self, Fault, Index, Lines, is_token};
 
 /// A longer target gets 414, in bytes: what every server and browser is known to take (RFC 9110 section 4.1).
-const TARGET_MAX: usize = 8 << 10;
+pub const TARGET_MAX: usize = 8 << 10;
 /// The longest method there is, `UPDATEREDIRECTREF`, and some.
 const METHOD_MAX: usize = 24;
 
