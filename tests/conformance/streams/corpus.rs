@@ -177,7 +177,6 @@ fn pseudo() -> Vec<Case> {
                 b"/{id}\0",
                 b"/{id}\t",
                 b"/{id}\x7f",
-                b"/{id}#x",
                 b"/{id}\xc3\xbc",
                 b"/\xff{id}",
                 b"\\{id}",
@@ -249,6 +248,8 @@ fn pseudo() -> Vec<Case> {
         get(&[(b":unknown", b"x")]),
         get(&[(b":", b"x")]),
         with(b":scheme", b"http").either(),
+        // The codec drops it.
+        with(b":path", b"/{id}#x").either(),
     ]);
     cases
 }
@@ -347,7 +348,8 @@ fn lengths() -> Vec<Case> {
     vec![
         length(b"4", body(&[b"hello"])),
         length(b"6", body(&[b"hello"])),
-        length(b"0", body(&[b"hello"])),
+        // The app has the whole request before anything can be known to be wrong; the stream is reset.
+        length(b"0", body(&[b"hello"])).sees("POST", "/{id}", b"").either(),
         length(b"10", body(&[b"he", b"llo"])),
         length(b"3", body(&[b"he", b"llo"])),
         length(b"5", Rest::Nothing),
@@ -393,7 +395,8 @@ fn trailers() -> Vec<Case> {
     ];
     let mut cases: Vec<Case> = forbidden.iter().map(|trailer| with(*trailer, true).either()).collect();
     cases.extend([
-        with((b":path", b"/{id}/evil"), true),
+        // Nothing of trailers goes on, so that nothing comes of this one.
+        with((b":path", b"/{id}/evil"), true).either(),
         with((b"X-Upper", b"y"), true),
         with((b"x\r\ny", b"z"), true),
         with((b"x", b"y\r\nz: w"), true),
