@@ -16,6 +16,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Refusals of a request that was understood: another may follow.
 const UNDERSTOOD: [u16; 2] = [404, 405];
 
+/// The fault of an answer that broke off.
+pub const HALF: &str = "half an answer";
+
 /// What came back.
 #[derive(Debug, Default)]
 pub struct Talk {
@@ -64,14 +67,16 @@ impl Talk {
             match message::answer(bytes, method, self.is_closed) {
                 Ok(Some((answer, length))) => {
                     bytes.drain(..length);
-                    self.answers.push(answer);
+                    if !matches!(answer.status, 100 | 102..200) {
+                        self.answers.push(answer);
+                    }
                 }
                 Ok(None) => break,
                 Err(fault) => return self.fault = Some(format!("{fault}: {}", bytes.escape_ascii())),
             }
         }
         if self.is_closed && !bytes.is_empty() {
-            self.fault = Some(format!("half an answer: {}", bytes.escape_ascii()));
+            self.fault = Some(format!("{HALF}: {}", bytes.escape_ascii()));
         }
     }
 

@@ -1,7 +1,8 @@
 //! Ambiguous and hostile messages, sent through the real binary: whatever a client or an app says, the other side gets
 //! sound messages or none.
 //!
-//! `requests` go from a raw client to a raw origin over HTTP/1, `streams` over HTTP/2. Each test shows all misses at once.
+//! `requests` go from a raw client to a raw origin over HTTP/1, `streams` over HTTP/2; `upstreams` are the
+//! apps that answer wrongly. Each test shows all misses at once.
 
 mod case;
 mod client;
@@ -13,6 +14,7 @@ mod message;
 mod origin;
 mod requests;
 mod streams;
+mod upstreams;
 mod verdict;
 #[allow(dead_code)]
 #[path = "../stories/world.rs"]

@@ -5,6 +5,7 @@ pub const HEADERS: u8 = 1;
 pub const RESET: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
 pub const END_STREAM: u8 = 0x1;
@@ -24,9 +25,13 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
-/// What a connection begins with.
+/// What a connection begins with: as much as fits may come, on each stream and on all of them.
 pub fn beginning() -> Vec<u8> {
-    [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat()
+    const INITIAL_WINDOW: [u8; 2] = [0, 4];
+    const MOST: u32 = (1 << 31) - 1;
+    let settings = [&INITIAL_WINDOW[..], &MOST.to_be_bytes()].concat();
+    let more = (MOST - 65_535).to_be_bytes();
+    [PREFACE, &frame(SETTINGS, 0, 0, &settings), &frame(WINDOW_UPDATE, 0, 0, &more)].concat()
 }
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

@@ -3,9 +3,9 @@
 //! Each case is one stream of raw frames over TLS. A stream that is not right is refused or reset, or its connection is
 //! closed; the next stream of a connection that stays open is served.
 
-mod client;
+pub mod client;
 mod corpus;
-mod frames;
+pub mod frames;
 
 use std::sync::Arc;
 
