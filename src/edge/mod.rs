@@ -17,6 +17,7 @@ mod exchange;
 mod failure;
 mod fetch;
 mod field;
+mod frames;
 mod gateway;
 mod headers;
 mod http2;
@@ -31,6 +32,7 @@ mod routing;
 mod shared;
 mod snapshot_file;
 mod stream;
+mod streams;
 mod strict;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,7 @@ mod tls;
 mod upstream;
 mod visit;
 mod visitor;
+mod watched;
 mod worker;
 
 use std::fs::{DirBuilder, File, OpenOptions};

@@ -1,0 +1,166 @@
+//! The streams of one HTTP/2 connection as they begin: those that are within every limit come out, the others are refused.
+//!
+//! Driven by `http2`. The rule: every limit is set here, because the library's defaults mean "unbounded" (RFC 9113 section
+//! 10.5), and a client that is refused too often is told to calm down and let go.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::Connection;
+use pingora::http::ResponseHeader;
+use pingora::protocols::Digest;
+use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
+use tokio::time::timeout;
+
+use crate::model::machine::Limits;
+
+use super::failure::Failure;
+use super::shared::Shared;
+use super::stream::Stream;
+use super::watched::{Watch, Watched};
+
+/// Streams that a connection may have open at once: as few as RFC 9113 section 6.5.2 recommends.
+const STREAMS: u32 = 100;
+/// Bytes of request bodies that one stream, and one connection, may send unread.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Response bytes kept for one stream that does not read.
+const SEND_BUFFER: usize = 64 << 10;
+/// Streams reset before they were taken, as many as the library thinks right.
+const RESETS: usize = 20;
+/// Streams reset because of what the client sent for them, in the life of a connection. What is still on its way for an
+/// upload that was broken off counts too.
+const ERRORS: usize = 100;
+/// Requests that a connection may have refused.
+const REFUSALS: u32 = 32;
+/// How long a client may take to hear that it is to calm down.
+const CALM: Duration = Duration::from_secs(1);
+
+pub struct Streams {
+    connection: Connection<pingora::protocols::Stream, Bytes>,
+    watch: Arc<Watch>,
+    shared: Arc<Shared>,
+    limits: Limits,
+    refusals: u32,
+    /// Requests until no more are taken.
+    left: u32,
+}
+
+impl Streams {
+    /// Begins to speak HTTP/2; `None` when the client does not.
+    pub async fn begin(stream: Box<Stream>, shared: Arc<Shared>) -> Option<Self> {
+        let limits = shared.settings.load().limits;
+        let (watched, watch) = Watched::new(stream);
+        let shaking = handshake(Box::new(watched), Some(options(&limits)));
+        let connection = timeout(limits.handshake_timeout, shaking).await.ok()?.ok()?;
+        Some(Self { connection, watch, shared, limits, refusals: 0, left: limits.keepalive_requests })
+    }
+
+    /// The next request, or `None` when there will be none. May be dropped and called again.
+    pub async fn next(&mut self, digest: &Arc<Digest>) -> Option<HttpSession> {
+        loop {
+            match self.accept(digest.clone()).await {
+                Ok(Some(H2Accept::Session(session))) if self.is_within(&session) => {
+                    self.left = self.left.saturating_sub(1);
+                    if self.left == 0 {
+                        self.finish();
+                    }
+                    return Some(session);
+                }
+                Ok(Some(H2Accept::Session(session))) => self.refuse(session, Failure::HeadTooLarge),
+                Ok(Some(H2Accept::Rejected)) => self.refusals += 1,
+                Err(error) if self.watch.is_flooded() || is_flood(&error) => return self.calm("http2_flood").await,
+                Ok(None) | Err(_) => return None,
+            }
+            if self.refusals > REFUSALS {
+                return self.calm("http2_rejections").await;
+            }
+        }
+    }
+
+    /// Takes no further request, and ends when those that were taken have.
+    pub fn finish(&mut self) {
+        self.connection.graceful_shutdown();
+    }
+
+    async fn accept(&mut self, digest: Arc<Digest>) -> pingora::Result<Option<H2Accept>> {
+        let mut accepting = pin!(HttpSession::from_h2_conn(&mut self.connection, digest));
+        poll_fn(|cx| {
+            let accepted = accepting.as_mut().poll(cx);
+            if accepted.is_pending() {
+                self.watch.all_taken();
+            }
+            accepted
+        })
+        .await
+    }
+
+    fn is_within(&self, session: &HttpSession) -> bool {
+        session.req_header().headers.len() <= self.limits.headers as usize
+    }
+
+    /// Answers with a status alone: a body would wait for a window that the client may never open.
+    fn refuse(&mut self, mut session: HttpSession, failure: Failure) {
+        self.refusals += 1;
+        self.shared.metrics.refused(failure);
+        if let Ok(response) = ResponseHeader::build(failure.status(), Some(1)) {
+            // When even this fails, the client is gone.
+            let _ = session.write_response_header(Box::new(response), true);
+        }
+    }
+
+    async fn calm(&mut self, limit: &'static str) -> Option<HttpSession> {
+        self.shared.metrics.limited(limit);
+        self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        let _ = timeout(CALM, poll_fn(|cx| self.connection.poll_closed(cx))).await;
+        None
+    }
+}
+
+/// Whether the library broke off because of a flood.
+fn is_flood(error: &pingora::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    cause.and_then(h2::Error::reason) == Some(Reason::ENHANCE_YOUR_CALM)
+}
+
+fn options(limits: &Limits) -> H2Options {
+    let mut options = default_h2_options();
+    options
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(Some(ERRORS));
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// What a client is told: the library would say nothing of most of these, which means "as much as you like".
+    #[tokio::test]
+    async fn every_limit_is_announced() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let serving = tokio::spawn(options(&Limits::default()).handshake::<_, Bytes>(server));
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut head = [0; 9];
+        client.read_exact(&mut head).await.unwrap();
+        let mut settings = vec![0; usize::from(head[2])];
+        client.read_exact(&mut settings).await.unwrap();
+        let settings: Vec<_> = settings
+            .chunks(6)
+            .map(|setting| (setting[1], u32::from_be_bytes(setting[2..].try_into().unwrap())))
+            .collect();
+        assert_eq!(settings, [(3, STREAMS), (4, STREAM_WINDOW), (6, 32 << 10)]);
+        serving.abort();
+    }
+}

@@ -1,0 +1,135 @@
+//! A connection of HTTP/2 whose frames are counted as they pass, and which breaks off when there are too many.
+//!
+//! Wrapped by `http2` around a `Stream` before pingora reads it. The rule: bytes pass as they are.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::frames::{Budget, Frames};
+use super::stream::Stream;
+
+/// Heads that may be read before the streams they begin are taken. The library reads on before it hands out what it has;
+/// a head of many tiny fields takes a hundred times its bytes, so they must be judged as they come.
+const AHEAD: u32 = 4;
+
+#[derive(Debug)]
+pub struct Watched {
+    stream: Box<Stream>,
+    frames: Frames,
+    budget: Budget,
+    watch: Arc<Watch>,
+}
+
+/// What `http2` and the stream that it gave away tell each other.
+#[derive(Debug, Default)]
+pub struct Watch {
+    is_flooded: AtomicBool,
+    /// Heads read since all streams were taken.
+    ahead: AtomicU32,
+}
+
+impl Watch {
+    /// Whether the connection broke off because of a flood.
+    pub fn is_flooded(&self) -> bool {
+        self.is_flooded.load(Ordering::Relaxed)
+    }
+
+    /// All streams that were begun are taken.
+    pub fn all_taken(&self) {
+        self.ahead.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Watched {
+    pub fn new(stream: Box<Stream>) -> (Self, Arc<Watch>) {
+        let watch = Arc::new(Watch::default());
+        (Self { stream, frames: Frames::new(), budget: Budget::new(Instant::now()), watch: watch.clone() }, watch)
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.watch.ahead.load(Ordering::Relaxed) >= AHEAD {
+            // Streams are taken now, and then it is asked again.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut *self.stream).poll_read(cx, buffer))?;
+        let brought = self.frames.pass(&buffer.filled()[before..]);
+        self.watch.ahead.fetch_add(brought.requests, Ordering::Relaxed);
+        if brought.points == 0 || self.budget.spend(brought.points, Instant::now()) {
+            return Poll::Ready(Ok(()));
+        }
+        self.watch.is_flooded.store(true, Ordering::Relaxed);
+        Poll::Ready(Err(io::Error::other("too many frames that ask for nothing")))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut *self.stream).poll_write(cx, bytes))?;
+        self.budget.earn(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Watched {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.stream).await;
+    }
+}
+
+impl UniqueID for Watched {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Watched {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Watched {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Watched {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Watched {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}
+
+#[async_trait]
+impl Peek for Watched {}
