@@ -1,0 +1,126 @@
+//! The field: a real Prime with an app behind it, good clients beside every attack, and what the attack took from them.
+
+use std::fs;
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+use tokio::runtime::Runtime;
+
+use crate::guests::{Guests, Times};
+use crate::origin;
+use crate::world::{Prime, World};
+
+/// Answers that are measured before an attack, and at least with it.
+const MEASURED: usize = 300;
+/// What may be added to twice the p50 and p99 of before. A test machine of two cores runs thousands of attackers, the guests,
+/// the app and a gateway that is not optimised on the same two; what a guest waits for there is its turn. A gateway that
+/// really is hurt lets them wait for seconds.
+const SLACK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+
+/// One story at a time: they measure.
+static ALONE: Mutex<()> = Mutex::new(());
+
+pub struct Field<'w> {
+    pub prime: &'w Prime<'w>,
+    attackers: Runtime,
+}
+
+/// Tells a story on a fresh field, with these further lines in `prime.toml`.
+pub fn besiege(lines: &str, story: impl FnOnce(&Field<'_>)) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    let world = World::new();
+    let port = origin::start(&world);
+    let shop = format!("upstream = \"127.0.0.1:{port}\"\n[branches.master]\nhosts = [\"shop.test\"]\n");
+    let prime = world.prime().project("shop", &shop).with(lines).start();
+    prime.says("http://shop.test", origin::PAGE);
+    prime.says("https://shop.test", origin::PAGE);
+    story(&Field { prime: &prime, attackers: attackers() });
+}
+
+/// Attackers give way to the others: they would have machines of their own.
+fn attackers() -> Runtime {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    let give_way = || {
+        nice(10).unwrap();
+    };
+    threads.worker_threads(2).on_thread_start(give_way).enable_all().build().unwrap()
+}
+
+impl Field<'_> {
+    /// Lets the attack happen. The guests get every answer, with a p99 below twice the one before, and the gateway takes no
+    /// more memory than so many megabytes.
+    pub fn withstands<T, F>(&self, attack: &str, megabytes: f64, attacking: F) -> T
+    where
+        F: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let guests = Guests::come(self.prime);
+        let began = Instant::now();
+        guests.ask_more(MEASURED);
+        let (at_rest, attacked) = (self.memory("VmRSS"), Instant::now());
+        self.forget_peak();
+        let attacking = self.attackers.spawn(attacking);
+        guests.ask_more(MEASURED);
+        let outcome = self.prime.world.runtime.block_on(attacking).unwrap();
+        let ended = Instant::now();
+        let grown = self.memory("VmHWM") - at_rest;
+        let (before, during) = (guests.times(began, attacked), guests.times(attacked, ended));
+        let failures = guests.go();
+        println!(
+            "{attack:<44} {:>5.1} s  +{grown:>5.1} MB  p50 {} -> {} ms  p99 {} -> {} ms  {} of {} failed",
+            (ended - attacked).as_secs_f64(),
+            ms(before.p50),
+            ms(during.p50),
+            ms(before.p99),
+            ms(during.p99),
+            failures.len(),
+            before.count + during.count,
+        );
+        self.judge(&failures, before, during);
+        assert!(grown <= megabytes, "{grown:.1} MB more, and {megabytes} are the most\n{}", self.prime.logs());
+        outcome
+    }
+
+    fn judge(&self, failures: &[String], before: Times, during: Times) {
+        let logs = || self.prime.logs();
+        assert!(failures.is_empty(), "{} failed: {:?}\n{}", failures.len(), &failures[..failures.len().min(5)], logs());
+        let most = (before.p50 * 2 + SLACK.0, before.p99 * 2 + SLACK.1);
+        let is_slow = during.p50 > most.0 || during.p99 > most.1;
+        assert!(!is_slow, "it took {during:?}, and {before:?} before\n{}", logs());
+    }
+
+    /// Megabytes of the edge, by their name in /proc.
+    pub fn memory(&self, name: &str) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.prime.edge_pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    }
+
+    /// The peak begins anew (proc(5), clear_refs).
+    fn forget_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.prime.edge_pid()), "5").unwrap();
+    }
+
+    /// How often a limit was reached.
+    pub fn reached(&self, limit: &str) -> f64 {
+        self.counted("opri_edge_limits_total", &format!("limit=\"{limit}\""))
+    }
+
+    pub fn refused(&self, reason: &str) -> f64 {
+        self.counted("opri_edge_refusals_total", &format!("reason=\"{reason}\""))
+    }
+
+    fn counted(&self, name: &str, label: &str) -> f64 {
+        let text = self.prime.metrics();
+        let line = text.lines().find(|line| line.starts_with(name) && line.contains(label));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+    }
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1000.0)
+}
