@@ -36,11 +36,11 @@ const BODY_REST: Duration = Duration::from_secs(5);
 const AFTER: Duration = Duration::from_secs(1);
 
 /// Serves streams until either side has enough.
-pub async fn serve(stream: Box<Stream>, worker: Arc<Worker>, _place: Place) {
+pub async fn serve(stream: Box<Stream>, worker: Arc<Worker>, place: Place) {
     let limits = worker.shared.settings.load().limits;
     let mut stopping = worker.stopping.clone();
     let first = stream.visit().clone();
-    let Some(mut streams) = Streams::begin(stream, worker.shared.clone()).await else { return };
+    let Some(mut streams) = Streams::begin(stream, worker.shared.clone(), place).await else { return };
     let mut answering = JoinSet::new();
     let mut is_stopping = false;
     let mut idle = Instant::now() + limits.keepalive_timeout;
@@ -48,9 +48,13 @@ pub async fn serve(stream: Box<Stream>, worker: Arc<Worker>, _place: Place) {
     let mut digest = digest_of(&visit);
     loop {
         tokio::select! {
-            session = streams.next(&digest) => match session {
-                Some(session) => {
-                    answering.spawn(answer_one(session, limits, visit, worker.clone()));
+            next = streams.next(&digest) => match next {
+                Some((session, place)) => {
+                    let answer = answer_one(session, limits, visit, worker.clone());
+                    answering.spawn(async move {
+                        answer.await;
+                        drop(place);
+                    });
                     visit = first.again();
                     digest = digest_of(&visit);
                 }

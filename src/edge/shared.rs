@@ -54,7 +54,7 @@ impl Shared {
             certificates: ArcSwap::default(),
             tls: TlsSetup::new()?,
             metrics: Metrics::new()?,
-            admission: Arc::default(),
+            admission: Admission::new(),
             complaints: Complaints::default(),
             ids: RequestIds::new(),
             stopping: watch::Sender::new(false),

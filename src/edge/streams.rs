@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::model::machine::Limits;
 
+use super::admission::Place;
 use super::failure::Failure;
 use super::shared::Shared;
 use super::stream::Stream;
@@ -43,6 +44,8 @@ const CALM: Duration = Duration::from_secs(1);
 pub struct Streams {
     connection: Connection<pingora::protocols::Stream, Bytes>,
     watch: Arc<Watch>,
+    /// The connection's own.
+    place: Place,
     shared: Arc<Shared>,
     limits: Limits,
     refusals: u32,
@@ -52,24 +55,22 @@ pub struct Streams {
 
 impl Streams {
     /// Begins to speak HTTP/2; `None` when the client does not.
-    pub async fn begin(stream: Box<Stream>, shared: Arc<Shared>) -> Option<Self> {
+    pub async fn begin(stream: Box<Stream>, shared: Arc<Shared>, place: Place) -> Option<Self> {
         let limits = shared.settings.load().limits;
         let (watched, watch) = Watched::new(stream);
         let shaking = handshake(Box::new(watched), Some(options(&limits)));
         let connection = timeout(limits.handshake_timeout, shaking).await.ok()?.ok()?;
-        Some(Self { connection, watch, shared, limits, refusals: 0, left: limits.keepalive_requests })
+        Some(Self { connection, watch, place, shared, limits, refusals: 0, left: limits.keepalive_requests })
     }
 
-    /// The next request, or `None` when there will be none. May be dropped and called again.
-    pub async fn next(&mut self, digest: &Arc<Digest>) -> Option<HttpSession> {
+    /// The next request with its place, or `None` when there will be none. May be dropped and called again.
+    pub async fn next(&mut self, digest: &Arc<Digest>) -> Option<(HttpSession, Place)> {
         loop {
             match self.accept(digest.clone()).await {
-                Ok(Some(H2Accept::Session(session))) if self.is_within(&session) => {
-                    self.left = self.left.saturating_sub(1);
-                    if self.left == 0 {
-                        self.finish();
+                Ok(Some(H2Accept::Session(mut session))) if self.is_within(&session) => {
+                    if let Some(place) = self.seat(&mut session) {
+                        return Some((session, place));
                     }
-                    return Some(session);
                 }
                 Ok(Some(H2Accept::Session(session))) => self.refuse(session, Failure::HeadTooLarge),
                 Ok(Some(H2Accept::Rejected)) => self.refusals += 1,
@@ -103,6 +104,22 @@ impl Streams {
         session.req_header().headers.len() <= self.limits.headers as usize
     }
 
+    /// Finds a place for a request; where there is none, the client may ask again (RFC 9113 section 8.7).
+    fn seat(&mut self, session: &mut HttpSession) -> Option<Place> {
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 {
+            self.finish();
+        }
+        match self.place.join(&self.limits) {
+            Ok(place) => Some(place),
+            Err(full) => {
+                self.shared.metrics.limited(full.name());
+                session.shutdown_with_reason(Reason::REFUSED_STREAM);
+                None
+            }
+        }
+    }
+
     /// Answers with a status alone: a body would wait for a window that the client may never open.
     fn refuse(&mut self, mut session: HttpSession, failure: Failure) {
         self.refusals += 1;
@@ -113,7 +130,7 @@ impl Streams {
         }
     }
 
-    async fn calm(&mut self, limit: &'static str) -> Option<HttpSession> {
+    async fn calm<T>(&mut self, limit: &'static str) -> Option<T> {
         self.shared.metrics.limited(limit);
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         let _ = timeout(CALM, poll_fn(|cx| self.connection.poll_closed(cx))).await;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use crate::guests::{Guests, Times};
 use crate::origin;
@@ -63,7 +64,7 @@ impl Field<'_> {
         guests.ask_more(MEASURED);
         let (at_rest, attacked) = (self.memory("VmRSS"), Instant::now());
         self.forget_peak();
-        let attacking = self.attackers.spawn(attacking);
+        let attacking = self.attack(attacking);
         guests.ask_more(MEASURED);
         let outcome = self.prime.world.runtime.block_on(attacking).unwrap();
         let ended = Instant::now();
@@ -93,16 +94,29 @@ impl Field<'_> {
         assert!(!is_slow, "it took {during:?}, and {before:?} before\n{}", logs());
     }
 
+    /// The process under attack.
+    pub fn edge(&self) -> u64 {
+        self.prime.status()["edge"]["pid"].as_u64().unwrap()
+    }
+
+    /// Runs what attackers do beside what the story goes on to look at.
+    pub fn attack<F>(&self, attacking: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.attackers.spawn(attacking)
+    }
+
     /// Megabytes of the edge, by their name in /proc.
     pub fn memory(&self, name: &str) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.prime.edge_pid())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.edge())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
     /// The peak begins anew (proc(5), clear_refs).
     fn forget_peak(&self) {
-        fs::write(format!("/proc/{}/clear_refs", self.prime.edge_pid()), "5").unwrap();
+        fs::write(format!("/proc/{}/clear_refs", self.edge()), "5").unwrap();
     }
 
     /// How often a limit was reached.

@@ -100,7 +100,7 @@ fn a_flood_of_frames_ends_the_connection_that_it_comes_on() {
             let fates = field.withstands(name, 10.0, async move {
                 crowd(CONNECTIONS, |n| {
                     let speaker = speaker.clone();
-                    async move { flood(speaker.connect(n).await, beginning(), part).await }
+                    async move { flood(speaker.connect(n).await.unwrap(), beginning(), part).await }
                 })
                 .await
             });

@@ -1,5 +1,6 @@
 //! HTTP/2 as bytes: frames that no honest library would send, and how a connection takes them.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,9 +112,9 @@ impl Speaker {
         Self { gate: Gate::new(prime.address("https")), connector: Arc::new(config).into() }
     }
 
-    pub async fn connect(&self, n: usize) -> TlsStream<TcpStream> {
-        let tcp = self.gate.connect(n).await.unwrap();
-        self.connector.connect("shop.test".try_into().unwrap(), tcp).await.unwrap()
+    pub async fn connect(&self, n: usize) -> io::Result<TlsStream<TcpStream>> {
+        let tcp = self.gate.connect(n).await?;
+        self.connector.connect("shop.test".try_into().unwrap(), tcp).await
     }
 }
 

@@ -16,6 +16,7 @@ mod frames;
 mod guests;
 mod origin;
 
+mod descriptors;
 mod floods;
 mod handshakes;
 mod heads;
