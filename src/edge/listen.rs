@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
@@ -22,6 +23,9 @@ use super::worker::{Worker, Workers};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
+/// What the kernel keeps of an answer beyond what is on its way, in bytes. It would keep megabytes for each client that does
+/// not read, and when the machine's share for TCP is used up, nobody is answered.
+const UNSENT: u32 = 64 << 10;
 /// How long an accept loop waits when it cannot accept.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
@@ -150,6 +154,8 @@ impl Sockets {
             let listener = TcpListener::from_std(socket.try_clone()?)?;
             return Ok(vec![tokio::spawn(metrics_server::serve(listener, self.shared.clone())).abort_handle()]);
         }
+        // Connections have it from their listener. A kernel without it keeps more, and nothing else changes.
+        let _ = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT);
         let on = |(worker, runtime): (&Arc<Worker>, &tokio::runtime::Handle)| {
             let _its = runtime.enter();
             let listener = TcpListener::from_std(socket.try_clone()?)?;
