@@ -80,8 +80,8 @@ impl Gate {
     }
 }
 
-/// Sends a beginning and then, if given, this byte again and again; never closes by itself.
-pub async fn trickle<S>(stream: S, beginning: &[u8], then: Option<(u8, Duration)>) -> End
+/// Sends a beginning and then, if given, these bytes again and again; never closes by itself.
+pub async fn trickle<S>(stream: S, beginning: &[u8], then: Option<(&[u8], Duration)>) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -90,9 +90,9 @@ where
     let mut answer = Vec::new();
     let sending = async {
         let _ = writer.write_all(beginning).await;
-        if let Some((byte, every)) = then {
+        if let Some((bytes, every)) = then {
             let mut every = interval(every);
-            while writer.write_all(&[byte]).await.is_ok() {
+            while writer.write_all(bytes).await.is_ok() {
                 every.tick().await;
             }
         }

@@ -15,6 +15,7 @@ mod field;
 mod frames;
 mod guests;
 mod origin;
+mod processor;
 
 mod descriptors;
 mod floods;

@@ -5,15 +5,15 @@ use axum::body::{Body, Bytes};
 use axum::http::header::CACHE_CONTROL;
 use axum::routing::{get, post};
 use http_body_util::BodyExt;
-use tokio::net::TcpListener;
+use tokio::net::UnixListener;
 
 use crate::world::World;
 
 pub const PAGE: &str = "a page of the shop";
 pub const LARGE: usize = 10 << 20;
 
-/// Serves on a free port of the loopback as long as the world is; tells the port.
-pub fn start(world: &World) -> u16 {
+/// Serves on a Unix socket, as the apps that Prime starts do, on a thread of its own; where it listens, as conf says it.
+pub fn start(world: &World) -> String {
     let large = Bytes::from(vec![b'x'; LARGE]);
     let stored = large.clone();
     let router = Router::new()
@@ -22,12 +22,13 @@ pub fn start(world: &World) -> u16 {
         .route("/large", get(|| async move { ([(CACHE_CONTROL, "no-store")], large) }))
         .route("/stored-large", get(|| async move { ([(CACHE_CONTROL, "public, max-age=600")], stored) }))
         .route("/sink", post(sink));
-    world.runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        port
-    })
+    let socket = world.path().join("app.sock");
+    let address = format!("unix:{}", socket.display());
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { axum::serve(UnixListener::bind(socket).unwrap(), router).await.unwrap() });
+    });
+    address
 }
 
 async fn sink(mut body: Body) -> String {
