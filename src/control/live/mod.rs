@@ -7,13 +7,14 @@
 mod edge;
 mod plan;
 mod sockets;
+mod waiting;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
@@ -31,14 +32,12 @@ pub use edge::EdgeError;
 use plan::{certificates, routing, settings};
 pub use sockets::SocketError;
 use sockets::Sockets;
+use waiting::{ANSWER, Reply, Waiting, overdue, without_time};
 
 /// Changes that may wait for the owner; an asker waits when there are more.
 const QUEUE: usize = 256;
 /// Between two attempts to get an edge again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
-/// How long the edge may take to make a section hold, before it is taken for broken and replaced. It needs about 1 ms;
-/// reading 10,000 certificates takes seconds.
-const ANSWER: Duration = Duration::from_secs(15);
 /// Between two messages that are sent only to see whether the edge still answers.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// What a drain may take beyond its own time before it is taken for done: an edge that was lost says nothing.
@@ -93,8 +92,6 @@ pub struct Beginning {
     pub running: BTreeMap<Site, Active>,
     pub certificates: Vec<Certificate>,
 }
-
-type Reply<T> = oneshot::Sender<Result<T, LiveError>>;
 
 #[derive(Debug)]
 enum Command {
@@ -180,15 +177,6 @@ impl Live {
         self.commands.send(command(reply)).await.map_err(|_| LiveError::Stopping)?;
         answer.await.map_err(|_| LiveError::Stopping)?
     }
-}
-
-/// An asker who waits for a section to hold.
-#[derive(Debug)]
-struct Waiting {
-    generation: Generation,
-    kind: SectionKind,
-    since: Instant,
-    reply: Reply<Duration>,
 }
 
 #[derive(Debug)]
@@ -472,24 +460,6 @@ impl Owner {
             view.trusted = plan::trusted(&self.certificates, SystemTime::now());
         });
     }
-}
-
-/// Returns when the edge should have answered long ago.
-async fn overdue(oldest: Option<&Waiting>) {
-    match oldest {
-        Some(waiting) => sleep_until(waiting.since + ANSWER).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// For askers who do not care how long it took.
-fn without_time(reply: Reply<()>) -> Reply<Duration> {
-    let (with_time, answer) = oneshot::channel();
-    tokio::spawn(async move {
-        let answer = answer.await.unwrap_or(Err(LiveError::Stopping));
-        let _ = reply.send(answer.map(drop));
-    });
-    with_time
 }
 
 /// Ends an edge that was started for nothing.
