@@ -165,15 +165,21 @@ pub fn clean(text: &str) -> String {
     for character in text.chars() {
         match character {
             '\t' => out.push(' '),
-            // Marks and overrides of direction, separators of lines, the byte order mark.
-            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => {
-                out.extend(character.escape_unicode());
-            }
-            _ if character.is_control() => out.extend(character.escape_default()),
+            _ if commands_terminal(character) => out.extend(character.escape_default()),
             _ => out.push(character),
         }
     }
     out
+}
+
+/// Whether a terminal would obey the character instead of showing it.
+pub fn commands_terminal(character: char) -> bool {
+    // Marks and overrides of direction, separators of lines, the byte order mark.
+    let turns = matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+    );
+    turns || character.is_control()
 }
 
 /// `text` with its lines kept, each after the first set in, so that none can pass for a line of ours.
@@ -264,7 +270,7 @@ mod tests {
 
     #[test]
     fn messages_cannot_write_lines_of_their_own_or_move_the_cursor() {
-        assert_eq!(clean("a\x1b[2J\u{202e}b\tc\u{7f}"), "a\\u{1b}[2J\\u{202e}b c\\u{7f}");
+        assert_eq!(clean("a\x1b[2J\u{202e}b\tc\u{7f}\u{61c}"), "a\\u{1b}[2J\\u{202e}b c\\u{7f}\\u{61c}");
         let mut text = String::new();
         let error = std::io::Error::other("one\nerror: two\r");
         write_error(&mut text, &Paint { is_on: false }, &error, Some("three")).unwrap();
