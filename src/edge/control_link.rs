@@ -151,6 +151,7 @@ impl ControlLink {
             Section::Settings(settings) => {
                 shared.settings.store(Arc::new(settings.clone()));
                 shared.cache.resize(settings.cache.memory);
+                shared.access_log.configure(settings.access_log);
                 None
             }
             Section::Listeners(listeners) => {

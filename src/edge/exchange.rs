@@ -4,18 +4,21 @@
 //! The rule: it counts exactly once, when it is dropped, whatever ended it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::{Method, StatusCode};
 
 use crate::model::address::Address;
 
+use super::access_log::{Call, End, Kept};
 use super::cache::{CacheStatus, Hit};
 use super::clock::Date;
 use super::id::RequestId;
 use super::metrics::{Busy, Counted, SiteMeter};
 use super::request::Asked;
 use super::routing::Entry;
+use super::visit::Visit;
+use super::visitor::visitor;
 use super::worker::Worker;
 
 #[derive(Debug)]
@@ -34,20 +37,35 @@ pub struct Exchange {
     pub received: u64,
     /// Who was asked last.
     pub upstream: Option<Address>,
+    /// What the access log is to say of it.
+    kept: Option<Kept>,
     _busy: Busy,
 }
 
 impl Exchange {
-    pub fn new(worker: &Arc<Worker>, asked: &Asked<'_>, entry: Option<&Entry>, id: RequestId) -> Self {
-        Self::of(worker, asked.method.clone(), entry, id)
+    pub fn new(worker: &Arc<Worker>, asked: &Asked<'_>, call: &Call<'_>, entry: Option<&Entry>, id: RequestId) -> Self {
+        Self::of(worker, asked.method.clone(), worker.shared.access_log.keep(worker.number, call), entry, id)
     }
 
     /// For what could not be understood.
-    pub fn stray(worker: &Arc<Worker>, id: RequestId) -> Self {
-        Self::of(worker, Method::TRACE, None, id)
+    pub fn stray(worker: &Arc<Worker>, visit: &Visit, protocol: &'static str, id: RequestId) -> Self {
+        let call = Call {
+            site: None,
+            client: visit.peer(),
+            method: "",
+            scheme: visit.scheme(),
+            host: "",
+            target: "",
+            protocol,
+            id: id.as_str(),
+            user_agent: None,
+            referer: None,
+        };
+        let kept = worker.shared.access_log.keep(worker.number, &call);
+        Self::of(worker, Method::TRACE, kept, None, id)
     }
 
-    fn of(worker: &Arc<Worker>, method: Method, entry: Option<&Entry>, id: RequestId) -> Self {
+    fn of(worker: &Arc<Worker>, method: Method, kept: Option<Kept>, entry: Option<&Entry>, id: RequestId) -> Self {
         let metrics = &worker.shared.metrics;
         let meter = entry.map_or(metrics.unknown(), |entry| &entry.meter).clone();
         Self {
@@ -62,6 +80,7 @@ impl Exchange {
             sent: 0,
             received: 0,
             upstream: None,
+            kept,
         }
     }
 
@@ -90,26 +109,72 @@ impl Exchange {
     }
 }
 
-/// Counts a request that was answered from the cache in one go.
-pub fn count_hit(worker: &Worker, asked: &Asked<'_>, entry: Option<&Entry>, hit: &Hit) {
-    let metrics = &worker.shared.metrics;
-    metrics.count(&Counted {
-        meter: entry.map_or(metrics.unknown(), |entry| &entry.meter),
+/// What a request asks for, as the access log tells it.
+pub fn call<'a>(
+    worker: &Worker,
+    visit: &Visit,
+    asked: &'a Asked<'_>,
+    entry: Option<&'a Entry>,
+    id: &'a RequestId,
+) -> Call<'a> {
+    let client =
+        if asked.is_trusted { visitor(asked.fields, visit, &worker.shared.settings.load()) } else { asked.peer };
+    Call {
+        site: entry.and_then(|entry| entry.site.as_ref()),
+        client,
+        method: asked.method.as_str(),
+        scheme: asked.scheme,
+        host: asked.host.as_str(),
+        target: asked.target,
+        protocol: asked.protocol,
+        id: id.as_str(),
+        user_agent: asked.fields.first("user-agent"),
+        referer: asked.fields.first("referer"),
+    }
+}
+
+/// Counts and notes a request that was answered from the cache in one go.
+pub fn count_hit(worker: &Worker, asked: &Asked<'_>, call: &Call<'_>, entry: Option<&Entry>, hit: &Hit) {
+    let (shared, took) = (&worker.shared, asked.at.elapsed());
+    shared.metrics.count(&Counted {
+        meter: entry.map_or(shared.metrics.unknown(), |entry| &entry.meter),
         method: &asked.method,
         status: hit.stored.status.as_u16(),
         cache: Some(hit.status()),
-        took: asked.at.elapsed(),
+        took,
     });
+    let end = End {
+        at: SystemTime::now(),
+        duration: took,
+        status: Some(hit.stored.status),
+        sent: if asked.method == Method::HEAD { 0 } else { hit.stored.body.len() as u64 },
+        received: 0,
+        cache: Some(hit.status().name()),
+        upstream: None,
+    };
+    shared.access_log.record(worker.number, call, &end);
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.worker.shared.metrics.count(&Counted {
+        let (shared, took) = (&self.worker.shared, self.began.elapsed());
+        shared.metrics.count(&Counted {
             meter: &self.meter,
             method: &self.method,
             status: self.status.map_or(0, |status| status.as_u16()),
             cache: self.cache,
-            took: self.began.elapsed(),
+            took,
         });
+        let Some(kept) = &self.kept else { return };
+        let end = End {
+            at: SystemTime::now(),
+            duration: took,
+            status: self.status,
+            sent: self.sent,
+            received: self.received,
+            cache: self.told_cache().map(CacheStatus::name),
+            upstream: self.upstream.as_ref(),
+        };
+        shared.access_log.record_kept(self.worker.number, kept, &end);
     }
 }

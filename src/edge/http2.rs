@@ -19,7 +19,7 @@ use crate::model::machine::Limits;
 
 use super::admission::Place;
 use super::answer::{self, Fetch, What};
-use super::exchange::Exchange;
+use super::exchange::{self, Exchange};
 use super::fetch::{self, Errand, Outcome, http2::Http2};
 use super::gateway::Passage;
 use super::request::Asked;
@@ -98,7 +98,7 @@ fn work(session: &HttpSession, visit: &Visit, worker: &Arc<Worker>) -> Work {
         Ok(asked) => asked,
         Err(failure) => {
             shared.metrics.refused(failure);
-            let exchange = Exchange::stray(worker, shared.ids.fresh());
+            let exchange = Exchange::stray(worker, visit, "HTTP/2", shared.ids.fresh());
             return Work::Own(Own::page(failure, None, &exchange.id), exchange);
         }
     };
@@ -108,7 +108,8 @@ fn work(session: &HttpSession, visit: &Visit, worker: &Arc<Worker>) -> Work {
     };
     let answer = answer::decide(shared, visit, &asked, announced);
     let id = shared.ids.of(asked.fields, asked.is_trusted);
-    let mut exchange = Exchange::new(worker, &asked, answer.entry.as_deref(), id);
+    let call = exchange::call(worker, visit, &asked, answer.entry.as_deref(), &id);
+    let mut exchange = Exchange::new(worker, &asked, &call, answer.entry.as_deref(), id.clone());
     match answer.what {
         What::Refuse(failure) => {
             shared.metrics.refused(failure);

@@ -4,6 +4,7 @@
 //! `request` → `answer` → `respond`, `fetch` or `gateway` → `upstream`. The rule: one edge a state directory, and it goes on serving whatever becomes of
 //! control.
 
+mod access_log;
 mod admission;
 mod answer;
 mod cache;
@@ -66,7 +67,7 @@ use worker::Workers;
 
 /// How long requests may take after a signal to stop.
 const STOP: Duration = Duration::from_secs(10);
-/// How long the last snapshot may take to reach the disk.
+/// How long the last snapshot, and the last lines of the access log, may take to reach the disk.
 const KEPT: Duration = Duration::from_secs(2);
 
 /// How an edge is to start.
@@ -109,6 +110,7 @@ pub async fn run(options: Options) -> Result<(), EdgeError> {
     let (kept, keeping) = watch::channel(Snapshot::default());
     let sockets = Sockets::new(shared.clone(), Workers::start(&shared)?);
     let mut link = ControlLink::start(sockets, snapshot, !options.await_sockets, kept).await?;
+    let log = tokio::spawn(shared.access_log.clone().carry(paths::access_log(&options.state_dir)));
     let keeper = tokio::spawn(snapshot_file::keep(options.state_dir.clone(), keeping));
     let listener = listen(&options.state_dir)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -124,7 +126,8 @@ pub async fn run(options: Options) -> Result<(), EdgeError> {
     }
     // The keeper ends when there is nothing left to keep.
     drop(link);
-    let _ = tokio::time::timeout(KEPT, keeper).await;
+    shared.access_log.end();
+    let _ = tokio::time::timeout(KEPT, async { tokio::join!(keeper, log) }).await;
     Ok(())
 }
 

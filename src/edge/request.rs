@@ -14,7 +14,7 @@ use crate::model::snapshot::Settings;
 
 use super::failure::Failure;
 use super::field::Fields;
-use super::strict::request::Head;
+use super::strict::request::{Head, Version};
 use super::strict::stream;
 use super::visit::Visit;
 
@@ -27,6 +27,8 @@ pub struct Asked<'r> {
     /// Path and query as the client wrote them.
     pub target: &'r str,
     pub fields: Fields<'r>,
+    /// As the log names it.
+    pub protocol: &'static str,
     /// What the visitor used, by the word of a trusted proxy where there is one in front.
     pub scheme: &'static str,
     /// Who is on the other end of the connection: a visitor, or a trusted proxy.
@@ -42,7 +44,11 @@ impl<'r> Asked<'r> {
     pub fn http1(head: &'r Head, bytes: &'r [u8], visit: &Visit, settings: &Settings) -> Result<Self, Failure> {
         let fields = head.fields(bytes);
         let authority = fields.text("host").ok_or(Failure::BadHost)?;
-        Self::new(head.method.clone(), (authority, head.target(bytes)), fields, (visit, settings))
+        let protocol = match head.version {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+        };
+        Self::new((head.method.clone(), protocol), (authority, head.target(bytes)), fields, (visit, settings))
     }
 
     /// Of a head that the HTTP/2 codec has read and found sound (RFC 9113 section 8.2), judged here for what it becomes.
@@ -54,11 +60,11 @@ impl<'r> Asked<'r> {
         let authority = authority(header).ok_or(Failure::BadHost)?;
         let target = std::str::from_utf8(header.raw_path()).map_err(|_| Failure::Malformed)?;
         let fields = Fields::Map(&header.headers);
-        Self::new(header.method.clone(), (authority, target), fields, (visit, settings))
+        Self::new((header.method.clone(), "HTTP/2"), (authority, target), fields, (visit, settings))
     }
 
     fn new(
-        method: Method,
+        (method, protocol): (Method, &'static str),
         (authority, target): (&'r str, &'r str),
         fields: Fields<'r>,
         (visit, settings): (&Visit, &Settings),
@@ -67,7 +73,7 @@ impl<'r> Asked<'r> {
         let peer = visit.peer();
         let is_trusted = visit.is_trusted(settings);
         let scheme = forwarded_scheme(fields).filter(|_| is_trusted).unwrap_or(visit.scheme());
-        Ok(Self { method, host, authority, target, fields, scheme, peer, is_trusted, at: Instant::now() })
+        Ok(Self { method, host, authority, target, fields, protocol, scheme, peer, is_trusted, at: Instant::now() })
     }
 
     /// The target without its query.

@@ -14,6 +14,7 @@ use crate::model::machine::Listeners;
 use crate::model::snapshot::Settings;
 
 use super::EdgeError;
+use super::access_log::AccessLog;
 use super::admission::Admission;
 use super::cache::Cache;
 use super::id::RequestIds;
@@ -34,6 +35,7 @@ pub struct Shared {
     pub tls: TlsSetup,
     pub cache: Cache,
     pub metrics: Metrics,
+    pub access_log: Arc<AccessLog>,
     pub admission: Arc<Admission>,
     pub complaints: Complaints,
     pub ids: RequestIds,
@@ -45,7 +47,10 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(state_dir: PathBuf, settings: Settings) -> Result<Arc<Self>, EdgeError> {
+        let metrics = Metrics::new()?;
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Arc::new(Self {
+            access_log: AccessLog::new(workers, settings.access_log, metrics.access_log_dropped.clone()),
             state_dir,
             cache: Cache::new(settings.cache.memory),
             settings: ArcSwap::from_pointee(settings),
@@ -53,7 +58,7 @@ impl Shared {
             table: ArcSwap::default(),
             certificates: ArcSwap::default(),
             tls: TlsSetup::new()?,
-            metrics: Metrics::new()?,
+            metrics,
             admission: Admission::new(),
             complaints: Complaints::default(),
             ids: RequestIds::new(),

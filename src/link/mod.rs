@@ -131,6 +131,18 @@ pub mod paths {
         state_dir.join("run/admin.sock")
     }
 
+    /// Where the edge writes a line for each request, and control reads them. Mode 0600.
+    pub fn access_log(state_dir: &Path) -> PathBuf {
+        state_dir.join("logs/access.log")
+    }
+
+    /// The old files of a log, by age: 1 is the newest.
+    pub fn rotated(log: &Path, number: u32) -> PathBuf {
+        let mut path = log.as_os_str().to_owned();
+        path.push(format!(".{number}"));
+        path.into()
+    }
+
     /// The last good snapshot, written by the edge.
     pub fn snapshot(state_dir: &Path) -> PathBuf {
         state_dir.join("edge.json")

@@ -105,7 +105,7 @@ pub async fn perform(mut door: Door, task: Task) -> Option<Door> {
 async fn refuse(door: &mut Door, failure: Failure) {
     let shared = &door.worker.shared;
     shared.metrics.refused(failure);
-    let mut exchange = Exchange::stray(&door.worker, shared.ids.fresh());
+    let mut exchange = Exchange::stray(&door.worker, door.stream.visit(), "HTTP/1.1", shared.ids.fresh());
     let own = Own::page(failure, None, &exchange.id);
     exchange.status = Some(own.status);
     let head = own.http1(Told { id: &exchange.id, cache: None, date: exchange.date() }, Some("close"));

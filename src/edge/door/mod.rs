@@ -242,15 +242,17 @@ impl Door {
 
     fn answer(&mut self, cx: &mut Context<'_>, asked: &Asked<'_>, entering: Entering<'_>) -> Look {
         let head = entering.head;
-        let answer = answer::decide(&self.worker.shared, self.stream.visit(), asked, head.framing.length());
+        let visit = self.stream.visit();
+        let answer = answer::decide(&self.worker.shared, visit, asked, head.framing.length());
+        let call = exchange::call(&self.worker, visit, asked, answer.entry.as_deref(), &entering.id);
         if let What::Stored(hit) = &answer.what
             && head.framing == Framing::Length(0)
             && hit.is_whole_for(asked)
         {
-            exchange::count_hit(&self.worker, asked, answer.entry.as_deref(), hit);
+            exchange::count_hit(&self.worker, asked, &call, answer.entry.as_deref(), hit);
             return self.answer_hot(cx, asked, &entering, hit);
         }
-        let exchange = Exchange::new(&self.worker, asked, answer.entry.as_deref(), entering.id);
+        let exchange = Exchange::new(&self.worker, asked, &call, answer.entry.as_deref(), entering.id.clone());
         let (lane, exchange) = self.lane(asked, answer.what, exchange, (head, entering.bytes));
         let request = Request {
             lane,

@@ -45,6 +45,7 @@ pub struct Metrics {
     upstream_up: IntGaugeVec,
     limits: IntCounterVec,
     refusals: IntCounterVec,
+    pub access_log_dropped: IntCounter,
     unknown: Arc<SiteMeter>,
     sites: Mutex<HashMap<Option<Site>, Arc<SiteMeter>>>,
 }
@@ -57,6 +58,8 @@ impl Metrics {
         let gauge = |name, help, labels: &[&str]| shown(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
         let seconds = "Time from a request's head to its answer's end.";
         let duration = HistogramOpts::new("opri_http_request_duration_seconds", seconds).buckets(BUCKETS.to_vec());
+        let dropped = "Lines of the access log that were lost: written too slowly, or not at all.";
+        let dropped = IntCounter::new("opri_access_log_dropped_total", dropped)?;
         let in_flight = IntGauge::new("opri_http_requests_in_flight", "Requests being answered.")?;
         let build = gauge("opri_build_info", "The version that runs.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -69,6 +72,7 @@ impl Metrics {
             sites: Mutex::default(),
             duration: shown(&registry, Histogram::with_opts(duration)?)?,
             in_flight: shown(&registry, in_flight)?,
+            access_log_dropped: shown(&registry, dropped)?,
             cache_bytes: gauge("opri_cache_bytes", "Bytes stored in the cache.", &["tier"])?,
             upstream_up: gauge("opri_upstream_up", "Whether a branch's app could be reached.", &["project", "branch"])?,
             limits: counter("opri_edge_limits_total", "How often a limit was reached.", &["limit"])?,
