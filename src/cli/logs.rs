@@ -1,6 +1,8 @@
 //! `opri logs`: what an app, or its build, says.
 
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+
+use hyper::body::Incoming;
 
 use super::client::{Client, piece, quoted};
 use super::{Common, Done, Failure, block_on};
@@ -11,23 +13,30 @@ pub fn run(common: &Common, site: &Site, follow: bool, build: bool) -> Done {
     let client = Client::new(common)?;
     block_on(async {
         let path = format!("/v1/logs?site={}&follow={follow}&build={build}", quoted(site));
-        let mut body = client.open(&path).await?;
-        let mut rest = Vec::new();
-        while let Some(bytes) = piece(&mut body).await? {
-            rest.extend_from_slice(&bytes);
-            let end = rest.iter().rposition(|b| *b == b'\n').map_or(0, |place| place + 1);
-            print(&rest.drain(..end).collect::<Vec<u8>>())?;
-        }
-        print(&rest)
+        // An app's words reach the terminal with everything escaped that could command it.
+        print(client.open(&path).await?, report::clean).await
     })
 }
 
-/// An app's words reach the terminal with everything escaped that could command it.
-fn print(bytes: &[u8]) -> Done {
-    let text = String::from_utf8_lossy(bytes);
-    let mut out = std::io::stdout().lock();
-    for line in text.lines() {
-        writeln!(out, "{}", report::clean(line)).map_err(Failure::new)?;
+/// Prints a stream as it comes, each line as `shown` makes it. Whoever closed our standard output has seen enough.
+pub async fn print(mut body: Incoming, shown: impl Fn(&str) -> String) -> Done {
+    let mut rest = Vec::new();
+    while let Some(bytes) = piece(&mut body).await? {
+        rest.extend_from_slice(&bytes);
+        let end = rest.iter().rposition(|b| *b == b'\n').map_or(0, |place| place + 1);
+        match print_lines(&rest[..end], &shown) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            printed => printed.map_err(Failure::new)?,
+        }
+        rest.drain(..end);
     }
-    out.flush().map_err(Failure::new)
+    print_lines(&rest, &shown).map_err(Failure::new)
+}
+
+fn print_lines(bytes: &[u8], shown: impl Fn(&str) -> String) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for line in String::from_utf8_lossy(bytes).lines() {
+        writeln!(out, "{}", shown(line))?;
+    }
+    out.flush()
 }

@@ -20,6 +20,7 @@ macro_rules! say_on {
     }};
 }
 
+mod access;
 mod check;
 mod client;
 mod completions;
@@ -99,15 +100,21 @@ enum Verb {
     },
     /// List what can be brought back
     Releases { site: Site },
-    /// Print what an app, or its build, says
+    /// Print what an app or its build says, or what visitors asked for
     Logs {
-        site: Site,
-        /// Go on while it says more
+        #[arg(required_unless_present = "access")]
+        site: Option<Site>,
+        /// Go on while there is more
         #[arg(short, long)]
         follow: bool,
         /// The newest build instead of the app
         #[arg(long)]
         build: bool,
+        /// The requests instead: of one site, or of all
+        #[arg(long, conflicts_with = "build")]
+        access: bool,
+        #[command(flatten)]
+        filter: access::Filter,
     },
     /// Make stored responses of a project unreachable
     Purge {
@@ -214,7 +221,9 @@ fn run(line: Line) -> Done {
         Verb::Deploy { site, commit } => deploy::deploy(&common, site, commit),
         Verb::Rollback { site, release } => deploy::rollback(&common, site, release),
         Verb::Releases { site } => releases::run(&common, &site),
-        Verb::Logs { site, follow, build } => logs::run(&common, &site, follow, build),
+        Verb::Logs { site, follow, access: true, filter, .. } => access::run(&common, &filter.query(site, follow)),
+        Verb::Logs { site: Some(site), follow, build, .. } => logs::run(&common, &site, follow, build),
+        Verb::Logs { site: None, .. } => Err(Failure::Told(Exit::Usage)),
         Verb::Purge { name, scope } => purge::run(&common, name, scope.meant()),
         Verb::Completions { shell } => completions::run(shell),
         Verb::Edge { state, await_sockets } => serve::edge(&state, await_sockets),

@@ -7,10 +7,10 @@ use ::http::StatusCode;
 use crate::world::{World, deployment};
 
 /// A file system of its own for the state, small enough to be filled.
-struct SmallDisk<'w>(&'w World);
+pub struct SmallDisk<'w>(&'w World);
 
 impl<'w> SmallDisk<'w> {
-    fn mount(world: &'w World) -> Option<Self> {
+    pub fn mount(world: &'w World) -> Option<Self> {
         let state = world.path().join("state");
         std::fs::create_dir_all(&state).unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&state).output();
@@ -22,12 +22,12 @@ impl<'w> SmallDisk<'w> {
     }
 
     /// Takes every byte that is left.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut filler = std::fs::File::create(self.0.path().join("state/filler")).unwrap();
         while std::io::Write::write_all(&mut filler, &[1; 4096]).is_ok() {}
     }
 
-    fn make_room(&self) {
+    pub fn make_room(&self) {
         std::fs::remove_file(self.0.path().join("state/filler")).unwrap();
     }
 }

@@ -4,6 +4,7 @@ mod http;
 mod visitors;
 mod world;
 
+mod access_log;
 mod certificates;
 mod cli;
 mod deploying;

@@ -14,16 +14,16 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::api::{
-    DeployOrder, EdgeStatus, Ordered, PurgeOrder, Purged, Refusal, ReleaseLine, Reloaded, RollbackOrder, SiteLine,
-    Status,
+    AccessQuery, DeployOrder, EdgeStatus, Ordered, PurgeOrder, Purged, Refusal, ReleaseLine, Reloaded, RollbackOrder,
+    SiteLine, Status,
 };
-use super::{Rates, follow, overview};
+use super::{Rates, access, follow, overview};
 use crate::control::certs::Certificate;
 use crate::control::deploy::desk::Desk;
 use crate::control::deploy::{DeployError, Workshop};
 use crate::control::reload::Reload;
 use crate::control::runtime::{ByteStream, follow_file, tail_file};
-use crate::link::Purge;
+use crate::link::{Purge, paths};
 use crate::model::deployment::{Cause, DeploymentId};
 use crate::model::name::{BranchName, Site};
 
@@ -50,6 +50,7 @@ pub fn router(office: Arc<Office>) -> Router {
         .route("/v1/rollback", post(rollback))
         .route("/v1/follow", get(follow))
         .route("/v1/logs", get(logs))
+        .route("/v1/access", get(access))
         .route("/v1/purge", post(purge))
         .with_state(office)
 }
@@ -225,6 +226,19 @@ async fn app_log(office: &Office, query: &OfLogs) -> Result<ByteStream, Refused>
         text.push_str(&runtime.tail(&placed.replica, LINES).await.map_err(DeployError::from)?);
     }
     Ok(whole(text))
+}
+
+/// JSON lines of the access log: those that match, and then what is added.
+async fn access(State(office): State<Arc<Office>>, Query(query): Query<AccessQuery>) -> Result<Response, Refused> {
+    if let Some(site) = &query.site {
+        known(&office, site)?;
+    }
+    let log = paths::access_log(&office.workshop.state_dir);
+    if !office.workshop.conf().machine.access_log.enabled && !log.exists() {
+        let hint = Some("`[log] access = true` in prime.toml has one written".to_owned());
+        return Err(Refused(StatusCode::NOT_FOUND, Refusal { error: "no access log is written".to_owned(), hint }));
+    }
+    Ok(access::body(log, query).into_response())
 }
 
 fn whole(text: String) -> ByteStream {

@@ -1,8 +1,11 @@
 //! What the admin API and the command line say to each other: plain data, the same that `--json` prints.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::link::PurgeScope;
@@ -117,6 +120,112 @@ pub struct Reloaded {
     pub faults: Vec<Fault>,
 }
 
+/// Which lines of the access log are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AccessQuery {
+    /// How many of the last; all when not said.
+    pub lines: Option<usize>,
+    /// Whether to go on while more come.
+    pub follow: bool,
+    pub site: Option<Site>,
+    pub status: Option<Statuses>,
+    /// How the target begins.
+    pub path: Option<String>,
+    pub client: Option<IpNet>,
+    /// Milliseconds that a request took at the least.
+    pub slow: Option<u64>,
+    /// Milliseconds that it may be over for.
+    pub since: Option<u64>,
+}
+
+impl AccessQuery {
+    /// As the query of a URL.
+    pub fn to_url(&self) -> String {
+        let mut url = form_urlencoded::Serializer::new(String::new());
+        let mut pair = |name, value: Option<String>| {
+            if let Some(value) = value {
+                url.append_pair(name, &value);
+            }
+        };
+        pair("lines", self.lines.map(|lines| lines.to_string()));
+        pair("follow", Some(self.follow.to_string()));
+        pair("site", self.site.as_ref().map(Site::to_string));
+        pair("status", self.status.map(String::from));
+        pair("path", self.path.clone());
+        pair("client", self.client.map(|net| net.to_string()));
+        pair("slow", self.slow.map(|slow| slow.to_string()));
+        pair("since", self.since.map(|since| since.to_string()));
+        url.finish()
+    }
+}
+
+/// A range of HTTP statuses: `404`, `5xx` or `500-599`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Statuses {
+    pub from: u16,
+    pub to: u16,
+}
+
+impl FromStr for Statuses {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().ok().filter(|status| (100..1000).contains(status));
+        let range = match (text.strip_suffix("xx"), text.split_once('-')) {
+            (Some(class), _) => number(&format!("{class}00")).map(|from| (from, from + 99)),
+            (None, Some((from, to))) => number(from).zip(number(to)),
+            (None, None) => number(text).map(|status| (status, status)),
+        };
+        let range = range.filter(|(from, to)| from <= to).map(|(from, to)| Self { from, to });
+        range.ok_or_else(|| format!("`{text}` is no status: give 404, 5xx or 500-599"))
+    }
+}
+
+impl TryFrom<String> for Statuses {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Statuses> for String {
+    fn from(statuses: Statuses) -> String {
+        format!("{}-{}", statuses.from, statuses.to)
+    }
+}
+
+/// One line of the access log, as the edge writes it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccessLine<'a> {
+    /// When the request was over: RFC 3339 in UTC with milliseconds, so that texts are in the order of time.
+    #[serde(borrow)]
+    pub time: Cow<'a, str>,
+    #[serde(borrow)]
+    pub client: Cow<'a, str>,
+    #[serde(borrow)]
+    pub method: Cow<'a, str>,
+    #[serde(borrow)]
+    pub scheme: Cow<'a, str>,
+    #[serde(borrow)]
+    pub host: Cow<'a, str>,
+    #[serde(borrow)]
+    pub target: Cow<'a, str>,
+    #[serde(borrow)]
+    pub protocol: Cow<'a, str>,
+    /// 499: the client left before it was answered.
+    pub status: u16,
+    pub ms: f64,
+    pub sent: u64,
+    pub received: u64,
+    pub site: Option<String>,
+    pub cache: Option<String>,
+    pub upstream: Option<String>,
+    pub id: String,
+    pub user_agent: Option<String>,
+    pub referer: Option<String>,
+}
+
 /// Why an order was not taken; the status says which kind.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Refusal {
@@ -129,4 +238,20 @@ pub struct Refusal {
 pub fn shown(addresses: &[SocketAddr]) -> String {
     let texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_one_a_class_or_a_range() {
+        let range = |text: &str| text.parse::<Statuses>().map(|statuses| (statuses.from, statuses.to)).ok();
+        assert_eq!(range("404"), Some((404, 404)));
+        assert_eq!(range("5xx"), Some((500, 599)));
+        assert_eq!(range("400-499"), Some((400, 499)));
+        for wrong in ["", "x", "xx", "55xx", "99", "1000", "500-400", "404-", "-404", "+404"] {
+            assert_eq!(range(wrong), None, "{wrong}");
+        }
+    }
 }

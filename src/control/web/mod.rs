@@ -1,6 +1,7 @@
 //! What control answers over HTTP, each on a Unix socket of its own: `public` for what the edge routes here (hooks,
 //! challenges, the dashboard), `admin` for the command line, `metrics` for the edge to show.
 
+mod access;
 pub mod admin;
 pub mod api;
 mod dashboard;
