@@ -3,17 +3,20 @@
 //! Called by `connection`. pingora's own loop is not used because its streams cannot be cut when a drain is over, and what
 //! is stored or plain is answered without it. The rule: what a client may ask for at once is bounded by `streams`.
 
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use http::Method;
 use pingora::apps::HttpServerApp;
-use pingora::protocols::Digest;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::HttpSession;
+use tokio::sync::futures::OwnedNotified;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use crate::model::machine::Limits;
 
@@ -32,46 +35,73 @@ use super::worker::Worker;
 
 /// How long what is left of a request body is taken in after its answer.
 const BODY_REST: Duration = Duration::from_secs(5);
+/// A body that the codec may keep until its client has room for it, in bytes: no more than it keeps for any other.
+const AT_ONCE: usize = 64 << 10;
 /// How long streams may take to end after their connection has.
 const AFTER: Duration = Duration::from_secs(1);
 
 /// Serves streams until either side has enough.
 pub async fn serve(stream: Box<Stream>, worker: Arc<Worker>, place: Place) {
     let limits = worker.shared.settings.load().limits;
-    let mut stopping = worker.stopping.clone();
-    let first = stream.visit().clone();
+    let visit = stream.visit().clone();
+    let mut stopped = Some(Box::pin(worker.shared.stopped_waiting.clone().notified_owned()));
     let Some(mut streams) = Streams::begin(stream, worker.shared.clone(), place).await else { return };
     let mut answering = JoinSet::new();
-    let mut is_stopping = false;
-    let mut idle = Instant::now() + limits.keepalive_timeout;
-    let mut visit = first.again();
-    let mut digest = digest_of(&visit);
+    let mut idle = Timer::new(limits.keepalive_timeout);
     loop {
-        tokio::select! {
-            next = streams.next(&digest) => match next {
-                Some((session, place)) => {
-                    let answer = answer_one(session, limits, visit, worker.clone());
+        match next(&mut streams, &mut answering, &mut stopped, &mut idle).await {
+            Event::Request(session, place) => {
+                if let Some(rest) = answer_at_once(session, &visit, &worker) {
+                    let answer = answer(rest, limits, visit.clone(), worker.clone());
                     answering.spawn(async move {
                         answer.await;
                         drop(place);
                     });
-                    visit = first.again();
-                    digest = digest_of(&visit);
                 }
-                None => break,
-            },
-            Some(_) = answering.join_next(), if !answering.is_empty() => {
-                idle = Instant::now() + limits.keepalive_timeout;
             }
-            _ = stopping.changed(), if !is_stopping => {
-                is_stopping = true;
-                streams.finish();
-            }
-            () = sleep_until(idle), if answering.is_empty() => break,
+            Event::Answered => {}
+            Event::Stop => streams.finish(),
+            Event::End => break,
         }
+        idle.set(limits.keepalive_timeout);
     }
     // What they still have to do is count and let go; their client is gone.
     let _ = timeout(AFTER, async { while answering.join_next().await.is_some() {} }).await;
+}
+
+enum Event {
+    Request(Box<HttpSession>, Place),
+    Answered,
+    Stop,
+    /// There will be no more requests, or nobody has asked anything for too long.
+    End,
+}
+
+/// Waits for what happens next.
+async fn next(
+    streams: &mut Streams,
+    answering: &mut JoinSet<()>,
+    stopped: &mut Option<Pin<Box<OwnedNotified>>>,
+    idle: &mut Timer,
+) -> Event {
+    let mut asking = pin!(streams.next());
+    poll_fn(|cx| {
+        if let Poll::Ready(next) = asking.as_mut().poll(cx) {
+            return Poll::Ready(next.map_or(Event::End, |(session, place)| Event::Request(Box::new(session), place)));
+        }
+        if let Poll::Ready(Some(_)) = answering.poll_join_next(cx) {
+            return Poll::Ready(Event::Answered);
+        }
+        if stopped.as_mut().is_some_and(|stopped| stopped.as_mut().poll(cx).is_ready()) {
+            *stopped = None;
+            return Poll::Ready(Event::Stop);
+        }
+        match answering.is_empty() {
+            true => idle.poll(cx).map(|()| Event::End),
+            false => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// What is to be done with one request.
@@ -81,13 +111,42 @@ enum Work {
     Pingora(Box<Passage>),
 }
 
-/// Answers one request.
-async fn answer_one(session: HttpSession, limits: Limits, visit: Arc<Visit>, worker: Arc<Worker>) {
-    match work(&session, &visit, &worker) {
+/// A request that takes longer than a look, and what is to be done.
+type Rest = (HttpSession, Work);
+
+/// Answers what can be answered here and now: a page, a redirect, a small stored answer. A task of its own would cost more.
+fn answer_at_once(session: Box<HttpSession>, visit: &Visit, worker: &Arc<Worker>) -> Option<Rest> {
+    let mut session = *session;
+    match work(&session, visit, worker) {
+        Work::Own(own, mut exchange) if own.body.len() <= AT_ONCE && session.is_body_empty() => {
+            let has_body = own.has_body(&session.req_header().method);
+            let header = own.header(told(&exchange)).ok()?;
+            exchange.status = Some(own.status);
+            session.write_response_header(header, !has_body).ok()?;
+            if has_body && let Some(mut writer) = session.take_response_body_writer() {
+                exchange.sent = own.body.len() as u64;
+                // Whoever does not take it is gone.
+                let _ = writer.send_data(own.body, true);
+            }
+            None
+        }
+        work => Some((session, work)),
+    }
+}
+
+/// Does the rest.
+async fn answer((mut session, work): Rest, limits: Limits, visit: Arc<Visit>, worker: Arc<Worker>) {
+    session.set_write_timeout(Some(limits.write_timeout));
+    session.set_total_drain_timeout(Some(BODY_REST));
+    match work {
         Work::Own(own, exchange) => send(session, own, exchange).await,
         Work::Light(fetch, head, exchange) => light(session, (fetch, head), exchange, &worker).await,
-        Work::Pingora(passage) => pingora(session, limits, (visit, passage), &worker).await,
+        Work::Pingora(passage) => pingora(session, (visit.again(), passage), &worker).await,
     }
+}
+
+fn told(exchange: &Exchange) -> Told<'_> {
+    Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() }
 }
 
 fn work(session: &HttpSession, visit: &Visit, worker: &Arc<Worker>) -> Work {
@@ -140,17 +199,21 @@ fn is_plain(asked: &Asked<'_>, announced: Option<u64>) -> bool {
 
 /// Sends a whole answer of our own.
 async fn send(mut session: HttpSession, own: Own, mut exchange: Exchange) {
-    let told = Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() };
     let has_body = own.has_body(&session.req_header().method);
-    let Ok(header) = own.header(told) else { return };
+    let Ok(header) = own.header(told(&exchange)) else { return };
     exchange.status = Some(own.status);
     if session.write_response_header(header, !has_body).is_err() {
         return;
     }
     if has_body {
         exchange.sent = own.body.len() as u64;
-        if session.write_body(own.body, true).await.is_err() {
-            return;
+        // In parts, for the time to write is that of one.
+        let mut rest = own.body;
+        while !rest.is_empty() {
+            let part = rest.split_to(rest.len().min(AT_ONCE));
+            if session.write_body(part, rest.is_empty()).await.is_err() {
+                return;
+            }
         }
     }
     // A stream let go of while its body still comes takes its answer along; how that ends is of no interest.
@@ -190,19 +253,16 @@ async fn light(
     drop(claim);
 }
 
-async fn pingora(session: HttpSession, limits: Limits, (visit, passage): (Arc<Visit>, Box<Passage>), worker: &Worker) {
+async fn pingora(mut session: HttpSession, (visit, passage): (Arc<Visit>, Box<Passage>), worker: &Worker) {
     let upstream = passage.upstream().clone();
     visit.leave(passage);
-    let mut session = ServerSession::new_http2(session);
-    session.set_write_timeout(Some(limits.write_timeout));
-    session.set_total_drain_timeout(Some(BODY_REST));
+    if let Some(digest) = session.digest_mut() {
+        digest.proxy_digest = Some(visit.digest());
+    }
+    let session = ServerSession::new_http2(session);
     tokio::select! {
         _ = worker.engine().process_new_http(session, &worker.stopping) => {}
         () = upstream.until_cut() => {}
     }
     drop(visit.take());
-}
-
-fn digest_of(visit: &Arc<Visit>) -> Arc<Digest> {
-    Arc::new(Digest { proxy_digest: Some(visit.digest()), ..Digest::default() })
 }

@@ -4,6 +4,7 @@
 //! pingora is never given a byte that is not of the request at hand, so that what a client pipelines is neither lost nor
 //! taken for a body, and a body that breaks the rules ends in an error, never as if it were whole.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
@@ -21,6 +22,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::strict::chunks::Chunks;
@@ -133,30 +135,31 @@ impl Stream {
         }
     }
 
-    /// Writes what is gathered and then this, wholly.
-    pub async fn send(&mut self, part: &[u8]) -> io::Result<()> {
+    /// Writes what is gathered and then this, wholly. `within` is how long the client may take for any of it.
+    pub async fn send(&mut self, part: &[u8], within: Duration) -> io::Result<()> {
         let mut sent = 0;
-        std::future::poll_fn(|cx| {
-            while self.gathered.len() + part.len() > sent {
-                let (gathered, rest) = match sent.checked_sub(self.gathered.len()) {
-                    Some(of_part) => (&[][..], &part[of_part..]),
-                    None => (&self.gathered[sent..], part),
-                };
-                match ready!(self.socket.poll_write(cx, &[IoSlice::new(gathered), IoSlice::new(rest)]))? {
-                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    some => sent += some,
-                }
+        while sent < self.gathered.len() + part.len() {
+            match timeout(within, poll_fn(|cx| self.poll_some(cx, part, sent))).await?? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                some => sent += some,
             }
-            self.socket.poll_flush(cx)
-        })
-        .await?;
+        }
         self.gathered.clear();
-        Ok(())
+        timeout(within, poll_fn(|cx| self.socket.poll_flush(cx))).await?
+    }
+
+    /// Writes on after so many bytes of both.
+    fn poll_some(&mut self, cx: &mut Context<'_>, part: &[u8], sent: usize) -> Poll<io::Result<usize>> {
+        let (gathered, rest) = match sent.checked_sub(self.gathered.len()) {
+            Some(of_part) => (&[][..], &part[of_part..]),
+            None => (&self.gathered[sent..], part),
+        };
+        self.socket.poll_write(cx, &[IoSlice::new(gathered), IoSlice::new(rest)])
     }
 
     /// Reads some more ahead; how many bytes, 0 at the end. Holds no buffer while it waits.
     pub async fn read_ahead(&mut self) -> io::Result<usize> {
-        std::future::poll_fn(|cx| self.poll_read_ahead(cx)).await
+        poll_fn(|cx| self.poll_read_ahead(cx)).await
     }
 
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

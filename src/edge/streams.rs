@@ -12,7 +12,6 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::server::Connection;
 use pingora::http::ResponseHeader;
-use pingora::protocols::Digest;
 use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
 use tokio::time::timeout;
 
@@ -64,9 +63,9 @@ impl Streams {
     }
 
     /// The next request with its place, or `None` when there will be none. May be dropped and called again.
-    pub async fn next(&mut self, digest: &Arc<Digest>) -> Option<(HttpSession, Place)> {
+    pub async fn next(&mut self) -> Option<(HttpSession, Place)> {
         loop {
-            match self.accept(digest.clone()).await {
+            match self.accept().await {
                 Ok(Some(H2Accept::Session(mut session))) if self.is_within(&session) => {
                     if let Some(place) = self.seat(&mut session) {
                         return Some((session, place));
@@ -88,8 +87,8 @@ impl Streams {
         self.connection.graceful_shutdown();
     }
 
-    async fn accept(&mut self, digest: Arc<Digest>) -> pingora::Result<Option<H2Accept>> {
-        let mut accepting = pin!(HttpSession::from_h2_conn(&mut self.connection, digest));
+    async fn accept(&mut self) -> pingora::Result<Option<H2Accept>> {
+        let mut accepting = pin!(HttpSession::from_h2_conn(&mut self.connection, Arc::default()));
         poll_fn(|cx| {
             let accepted = accepting.as_mut().poll(cx);
             if accepted.is_pending() {

@@ -240,7 +240,7 @@ fn give(stream: &mut Stream, head: &mut BytesMut, framing: Framing) {
 /// Writes both; whether they left.
 async fn send(stream: &mut Stream, head: &[u8], body: &[u8], within: Duration) -> bool {
     stream.gathered().extend_from_slice(head);
-    matches!(timeout(within, stream.send(body)).await, Ok(Ok(())))
+    stream.send(body, within).await.is_ok()
 }
 
 /// Ends the connection from our side. Closing with bytes unread would reset it, and the answer with it: reads on for a

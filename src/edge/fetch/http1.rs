@@ -6,13 +6,16 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use super::{Client, Gone};
 use crate::edge::exchange::Exchange;
 use crate::edge::headers::{self, Sink};
 use crate::edge::stream::Stream;
 use crate::edge::strict::response::{Framing, Head};
+
+/// The length of `HTTP/1.1`.
+const VERSION: usize = 8;
+/// What a head grows by on its way, in bytes; about.
+const ADDED: usize = 256;
 
 #[derive(Debug)]
 pub struct Http1<'c> {
@@ -26,28 +29,15 @@ impl Client for Http1<'_> {
     const TAKES_CHUNKS: bool = true;
 
     async fn interim(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Gone> {
-        let own = bytes.get(..head.length).unwrap_or_default();
-        self.stream.gathered().extend_from_slice(own);
+        self.copy(head, bytes);
+        self.stream.gathered().extend_from_slice(b"\r\n");
         self.part(&[]).await
     }
 
     fn begin(&mut self, head: &Head, bytes: &[u8], exchange: &Exchange) -> Result<(), Gone> {
         self.keeps_alive &= head.framing != Framing::Close && !exchange.is_last();
-        let lines = head.lines(bytes);
-        let first = lines.iter().next().map_or(head.length - 2, |line| line.range().start);
+        self.copy(head, bytes);
         let to = self.stream.gathered();
-        to.reserve(head.length + 256);
-        to.extend_from_slice(b"HTTP/1.1");
-        to.extend_from_slice(bytes.get(8..first).unwrap_or_default());
-        let nominated = if head.has_nominations { nominated(head, bytes) } else { Vec::new() };
-        for line in lines.iter() {
-            let name = line.name(bytes);
-            let is_gone = nominated.iter().any(|gone| gone.eq_ignore_ascii_case(name));
-            if is_gone || headers::is_kept_back(line.kind) || name.eq_ignore_ascii_case(b"date") {
-                continue;
-            }
-            to.extend_from_slice(bytes.get(line.range()).unwrap_or_default());
-        }
         to.put("Date", &[&exchange.date()]);
         headers::to_client(to, &exchange.id, exchange.told_cache());
         if !self.keeps_alive {
@@ -58,10 +48,7 @@ impl Client for Http1<'_> {
     }
 
     async fn part(&mut self, part: &[u8]) -> Result<(), Gone> {
-        match timeout(self.write_timeout, self.stream.send(part)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Gone),
-        }
+        self.stream.send(part, self.write_timeout).await.map_err(|_| Gone)
     }
 
     async fn end(&mut self, part: &[u8]) -> Result<(), Gone> {
@@ -70,6 +57,27 @@ impl Client for Http1<'_> {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_end(cx).map(|_| ())
+    }
+}
+
+impl Http1<'_> {
+    /// The status line and the fields that go on, without the empty line.
+    fn copy(&mut self, head: &Head, bytes: &[u8]) {
+        let lines = head.lines(bytes);
+        let first = lines.iter().next().map_or(head.length - 2, |line| line.range().start);
+        let nominated = if head.has_nominations { nominated(head, bytes) } else { Vec::new() };
+        let to = self.stream.gathered();
+        to.reserve(head.length + ADDED);
+        to.extend_from_slice(b"HTTP/1.1");
+        to.extend_from_slice(bytes.get(VERSION..first).unwrap_or_default());
+        for line in lines.iter() {
+            let name = line.name(bytes);
+            let is_gone = nominated.iter().any(|gone| gone.eq_ignore_ascii_case(name));
+            if is_gone || headers::is_kept_back(line.kind) || name.eq_ignore_ascii_case(b"date") {
+                continue;
+            }
+            to.extend_from_slice(bytes.get(line.range()).unwrap_or_default());
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
+use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::model::address::Address;
@@ -154,7 +155,10 @@ impl Errand<'_> {
                 Ok(Some(_)) if interims == INTERIMS => return Err(Lost::Failed(Failure::Broken)),
                 Ok(Some(head)) => {
                     interims += 1;
-                    client.interim(&head, buffer).await.map_err(|Gone| Lost::Gone)?;
+                    // Nobody asked whether to go on.
+                    if head.status != StatusCode::CONTINUE {
+                        client.interim(&head, buffer).await.map_err(|Gone| Lost::Gone)?;
+                    }
                     buffer.advance(head.length);
                     continue;
                 }
