@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Version, header};
+use http::{Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -243,6 +243,9 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
+        if response.version == Version::HTTP_2 {
+            in_chunks(response)?;
+        }
         // The version is each connection's own (RFC 9110 section 2.5).
         response.set_version(Version::HTTP_11);
         let machine_max = self.shared.settings.load().cache.object_max;
@@ -298,6 +301,11 @@ impl ProxyHttp for Gateway {
         if session.req_header().version == Version::HTTP_10
             && response.remove_header(&header::TRANSFER_ENCODING).is_some()
         {
+            if journey.turn.as_ref().is_some_and(|turn| turn.replica().protocol == Protocol::H2c) {
+                // pingora would send it chunks all the same (`h2_response_filter` in proxy_h2.rs).
+                journey.failure = Some(Failure::Version);
+                return Error::err_in(ErrorType::Custom("a body without a length for HTTP/1.0"));
+            }
             // It does not know chunks (RFC 9112 section 6.1): the end of the connection is the end of the body.
             session.set_keepalive(None);
         }
@@ -364,6 +372,16 @@ fn has_large_body(request: &RequestHeader) -> bool {
     let length = request.headers.get(http::header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     length.is_none_or(|length| length > BODY_SMALL)
+}
+
+/// Says in HTTP/1's words that the end of a body will be known, as it is by HTTP/2's frames.
+fn in_chunks(response: &mut ResponseHeader) -> Result<()> {
+    let has_length = response.headers.contains_key(header::CONTENT_LENGTH);
+    let has_body = !matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if has_body && !has_length {
+        response.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
+    Ok(())
 }
 
 /// What kind of connection to an app that speaks HTTP/1 the request needs.

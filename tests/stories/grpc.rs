@@ -1,6 +1,7 @@
 //! Apps that speak HTTP/2: gRPC with its streams and trailers, and every visitor all the same.
 
 use std::collections::HashSet;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http_body_util::Full;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -88,6 +90,10 @@ async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendRespo
             stream.send_trailers(status("0")).ok()
         }
         "/unknown" => respond.send_response(ok().header("grpc-status", "12").body(()).unwrap(), true).map(drop).ok(),
+        "/sized" => {
+            let response = Response::builder().header("content-length", "5").body(()).unwrap();
+            respond.send_response(response, false).ok()?.send_data(Bytes::from_static(b"sized"), true).ok()
+        }
         "/large" => {
             let mut stream = respond.send_response(Response::new(()), false).ok()?;
             for _ in 0..LARGE >> 14 {
@@ -99,7 +105,8 @@ async fn answer(request: Request<RecvStream>, mut respond: h2::server::SendRespo
             let length = read(&mut body).await?.len();
             let fields: HashSet<_> = head.headers.keys().map(|name| name.as_str().to_owned()).collect();
             let text = format!("{} {} {:?} {length} {fields:?}", head.method, head.uri, head.version);
-            respond.send_response(Response::new(()), false).ok()?.send_data(text.into(), true).ok()
+            let response = Response::builder().header("cache-control", "max-age=60").body(()).unwrap();
+            respond.send_response(response, false).ok()?.send_data(text.into(), true).ok()
         }
     }
 }
@@ -201,6 +208,46 @@ fn visitors_who_speak_http_1_are_answered_too() {
     assert_eq!(large.body.len(), LARGE);
     let head = prime.ask(Request::head("http://api.test/").body(Default::default()).unwrap());
     assert_eq!((head.status, head.body.as_str()), (StatusCode::OK, ""));
+    let stored = prime.get("http://api.test/page?a=b");
+    assert!(stored.body == page.body && stored.header("cache-status").contains("hit"), "{:?}", stored.headers);
+    // Without a length there is no way to say to HTTP/1.0 where a body ends but the connection's end, which pingora lacks.
+    assert!(by_http10(&prime, "/page?b").starts_with("HTTP/1.1 505"));
+    let sized = by_http10(&prime, "/sized");
+    assert!(sized.starts_with("HTTP/1.1 200") && sized.ends_with("\r\n\r\nsized"), "{sized}");
+    // HTTP/2 knows no upgrade: the app is asked without one, as RFC 9110 section 7.8 leaves it to do.
+    let upgrade = Request::get("http://api.test/ws").header("connection", "upgrade").header("upgrade", "websocket");
+    let plain = prime.ask(upgrade.body(Default::default()).unwrap());
+    assert!(plain.status == StatusCode::OK && !plain.body.contains("\"upgrade\""), "{}", plain.body);
+}
+
+fn by_http10(prime: &Prime<'_>, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(prime.address("http")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: api.test\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn an_app_that_does_not_speak_http_2_after_all_is_broken_and_one_that_is_gone_absent() {
+    let world = World::new();
+    let listener = world.runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    world.runtime.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ =
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        }
+    });
+    let project = |address: &str| format!("upstream = \"{address}\"\n[app]\nprotocol = \"h2c\"\n");
+    let prime = world
+        .prime()
+        .project("api", &project(&address.to_string()))
+        .project("gone", &project("unix:/no/such/socket"))
+        .start();
+    assert_eq!(prime.get("http://api.test").status, StatusCode::BAD_GATEWAY);
+    assert_eq!(prime.get("http://gone.test").status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[test]
