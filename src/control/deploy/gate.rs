@@ -189,19 +189,13 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-
-    /// Asks whoever listens there until it answers or half a second is over.
-    async fn gate(listener: &TcpListener, protocol: Protocol) -> Result<Address, GateError> {
-        let candidates = [Address::Tcp(listener.local_addr().unwrap())];
-        let mut check = crate::model::app::AppWish::default().settle().health;
-        check.timeout = Duration::from_millis(500);
-        let asked = Asked { candidates: &candidates, check: &check, protocol, host: "shop.test" };
-        pass(asked, || Ok(()), std::future::pending()).await
-    }
+    use crate::model::app::AppWish;
 
     #[tokio::test]
     async fn an_app_that_speaks_http_2_alone_is_asked_by_it() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let candidates = [Address::Tcp(listener.local_addr().unwrap())];
+        let check = AppWish::default().settle().health;
         let serving = async {
             let (stream, _) = listener.accept().await.unwrap();
             let mut connection = h2::server::handshake(stream).await.unwrap();
@@ -210,25 +204,24 @@ mod tests {
             while connection.accept().await.is_some() {}
             request.uri().to_string()
         };
-        let (passed, asked) = tokio::join!(gate(&listener, Protocol::H2c), serving);
+        let asked = Asked { candidates: &candidates, check: &check, protocol: Protocol::H2c, host: "shop.test" };
+        let (passed, target) = tokio::join!(pass(asked, || Ok(()), std::future::pending()), serving);
         assert!(passed.is_ok(), "{passed:?}");
-        assert_eq!(asked, "http://shop.test/");
+        assert_eq!(target, "http://shop.test/");
     }
 
     #[tokio::test]
     async fn an_app_that_does_not_speak_http_2_is_told_so() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, mut far) = tokio::io::duplex(4096);
         let serving = async {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let _ = stream.read(&mut [0; 1024]).await;
-                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
-            }
+            let _ = far.read(&mut [0; 1024]).await;
+            let _ = far.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
         };
-        let refused = tokio::select! {
-            passed = gate(&listener, Protocol::H2c) => passed.unwrap_err().to_string(),
-            () = serving => String::new(),
-        };
+        let check = AppWish::default().settle().health;
+        let asked = Asked { candidates: &[], check: &check, protocol: Protocol::H2c, host: "shop.test" };
+        let (answer, ()) = tokio::join!(exchange(near, &asked), serving);
+        let Err(Asking::Broken(reason)) = answer else { panic!("{:?}", answer.ok()) };
+        let refused = asked.without_answer(&reason);
         assert!(refused.contains("by HTTP/2, which `protocol = \"h2c\"` asks for"), "{refused}");
     }
 }
