@@ -171,7 +171,8 @@ pub struct Statuses {
 impl FromStr for Statuses {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse().ok().filter(|status| (100..1000).contains(status));
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = |text: &str| text.parse().ok().filter(|status| is_number(text) && (100..1000).contains(status));
         let range = match (text.strip_suffix("xx"), text.split_once('-')) {
             (Some(class), _) => number(&format!("{class}00")).map(|from| (from, from + 99)),
             (None, Some((from, to))) => number(from).zip(number(to)),
