@@ -211,6 +211,10 @@ impl Door {
             }
             Err(failure) => return Look::Task(bytes.len(), Task::Refused(failure)),
         };
+        // Nobody speaks another protocol before the app has agreed: this would be read as both.
+        if head.framing == Framing::WebSocket && bytes.len() > head.length {
+            return Look::Task(bytes.len(), Task::Refused(Failure::Malformed));
+        }
         if head.is_absolute {
             return self.look_at_absolute(cx, &head, bytes);
         }
