@@ -6,14 +6,14 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BytesMut;
+
 use super::{Client, Gone};
 use crate::edge::exchange::Exchange;
 use crate::edge::headers::{self, Sink};
 use crate::edge::stream::Stream;
 use crate::edge::strict::response::{Framing, Head};
 
-/// The length of `HTTP/1.1`.
-const VERSION: usize = 8;
 /// What a head grows by on its way, in bytes; about.
 const ADDED: usize = 256;
 
@@ -29,15 +29,17 @@ impl Client for Http1<'_> {
     const TAKES_CHUNKS: bool = true;
 
     async fn interim(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Gone> {
-        self.copy(head, bytes);
-        self.stream.gathered().extend_from_slice(b"\r\n");
+        let to = self.stream.gathered();
+        copy(head, bytes, to);
+        to.extend_from_slice(b"\r\n");
         self.part(&[]).await
     }
 
     fn begin(&mut self, head: &Head, bytes: &[u8], exchange: &Exchange) -> Result<(), Gone> {
         self.keeps_alive &= head.framing != Framing::Close && !exchange.is_last();
-        self.copy(head, bytes);
         let to = self.stream.gathered();
+        to.reserve(head.length + ADDED);
+        copy(head, bytes, to);
         to.put("Date", &[&exchange.date()]);
         headers::to_client(to, &exchange.id, exchange.told_cache());
         if !self.keeps_alive {
@@ -60,22 +62,21 @@ impl Client for Http1<'_> {
     }
 }
 
-impl Http1<'_> {
-    /// The status line and the fields that go on, without the empty line.
-    fn copy(&mut self, head: &Head, bytes: &[u8]) {
-        let lines = head.lines(bytes);
-        let first = lines.iter().next().map_or(head.length - 2, |line| line.range().start);
-        let nominated = if head.has_nominations { nominated(head, bytes) } else { Vec::new() };
-        let to = self.stream.gathered();
-        to.reserve(head.length + ADDED);
-        to.extend_from_slice(b"HTTP/1.1");
-        to.extend_from_slice(bytes.get(VERSION..first).unwrap_or_default());
-        for line in lines.iter() {
-            let name = line.name(bytes);
-            let is_gone = nominated.iter().any(|gone| gone.eq_ignore_ascii_case(name));
-            if is_gone || headers::is_kept_back(line.kind) || name.eq_ignore_ascii_case(b"date") {
-                continue;
-            }
+/// Status and fields, but for what the app said to the edge alone and what the edge says itself.
+fn copy(head: &Head, bytes: &[u8], to: &mut BytesMut) {
+    let lines = head.lines(bytes);
+    let first = lines.iter().next().map_or(head.length - 2, |line| line.range().start);
+    to.extend_from_slice(b"HTTP/1.1");
+    let (code, reason) = bytes.get(8..first).unwrap_or_default().split_at_checked(4).unwrap_or_default();
+    to.extend_from_slice(code);
+    // An app may leave out the space before the reason it does not give; a client may wait for it.
+    to.extend_from_slice(if reason.starts_with(b" ") { b"" } else { b" " });
+    to.extend_from_slice(reason);
+    let nominated = if head.has_nominations { nominated(head, bytes) } else { Vec::new() };
+    for line in lines.iter() {
+        let name = line.name(bytes);
+        let is_gone = nominated.iter().any(|gone| gone.eq_ignore_ascii_case(name));
+        if !is_gone && !headers::is_kept_back(line.kind) && !name.eq_ignore_ascii_case(b"date") {
             to.extend_from_slice(bytes.get(line.range()).unwrap_or_default());
         }
     }
