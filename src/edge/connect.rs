@@ -1,10 +1,12 @@
-//! New connections to apps.
+//! New connections to apps, for pingora.
 //!
 //! Used by `gateway` in place of pingora's own connector: `Direct` because a path must never lead to another's socket,
-//! `Streamed` because large bodies go both ways at once (see `duplex`), `Tunnel` for requests that want to become something else, because of a race in pingora 0.9.1: when an app's `101` is
-//! read before the request's empty body was seen to end, the end of that body is taken for the end of the tunnel
-//! (`proxy_handle_upstream` in proxy_h1.rs). The rule: the first read of such a connection waits for one turn.
+//! `Streamed` because large bodies go both ways at once (see `duplex`), `Tunnel` for requests that want to become something
+//! else, because of a race in pingora 0.9.1: when an app's `101` is read before the request's empty body was seen to end, the
+//! end of that body is taken for the end of the tunnel (`proxy_handle_upstream` in proxy_h1.rs). The rules: the first read
+//! of a tunnel waits for one turn, and over all that speak HTTP/1 only sound answers come (see `sound`).
 
+use std::fmt::Debug;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,18 +23,35 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::dial;
 
 use super::duplex::Duplex;
+use super::sound::{Asking, Sound};
 
-/// For requests and their answers.
+/// For requests and their answers. Such a connection carries requests of one kind.
 #[derive(Debug)]
-pub struct Direct;
+pub struct Direct(pub Asking);
 
 #[async_trait]
 impl Connect for Direct {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
         match address {
-            SocketAddr::Inet(address) => tcp(address).await.map(Stream::from).map_err(wrong),
-            SocketAddr::Unix(address) => unix(address).await.map(Stream::from).map_err(wrong),
+            SocketAddr::Inet(address) => tcp(address).await.map(|socket| sound(socket, self.0)),
+            SocketAddr::Unix(address) => unix(address).await.map(|socket| sound(socket, self.0)),
         }
+        .map_err(wrong)
+    }
+}
+
+/// For HTTP/2, whose codec judges what comes.
+#[derive(Debug)]
+pub struct Multiplexed;
+
+#[async_trait]
+impl Connect for Multiplexed {
+    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+        match address {
+            SocketAddr::Inet(address) => tcp(address).await.map(Stream::from),
+            SocketAddr::Unix(address) => unix(address).await.map(Stream::from),
+        }
+        .map_err(wrong)
     }
 }
 
@@ -43,11 +62,11 @@ pub struct Streamed;
 #[async_trait]
 impl Connect for Streamed {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let socket = match address {
-            SocketAddr::Inet(address) => tcp(address).await.map(duplex),
-            SocketAddr::Unix(address) => unix(address).await.map(duplex),
-        };
-        socket.map(|socket| VirtualSocketStream::new(socket).into()).map_err(wrong)
+        match address {
+            SocketAddr::Inet(address) => tcp(address).await.map(|socket| sound(Duplex::new(socket), Asking::Plain)),
+            SocketAddr::Unix(address) => unix(address).await.map(|socket| sound(Duplex::new(socket), Asking::Plain)),
+        }
+        .map_err(wrong)
     }
 }
 
@@ -58,11 +77,11 @@ pub struct Tunnel;
 #[async_trait]
 impl Connect for Tunnel {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let socket = match address {
-            SocketAddr::Inet(address) => tcp(address).await.map(patient),
-            SocketAddr::Unix(address) => unix(address).await.map(patient),
-        };
-        socket.map(|socket| VirtualSocketStream::new(socket).into()).map_err(wrong)
+        match address {
+            SocketAddr::Inet(address) => tcp(address).await.map(|socket| sound(Patient::new(socket), Asking::Upgrade)),
+            SocketAddr::Unix(address) => unix(address).await.map(|socket| sound(Patient::new(socket), Asking::Upgrade)),
+        }
+        .map_err(wrong)
     }
 }
 
@@ -88,31 +107,30 @@ fn wrong(error: io::Error) -> Box<Error> {
     Error::because(kind, "connecting to an app", error)
 }
 
-fn duplex<S>(socket: S) -> Box<dyn VirtualSocket>
+fn sound<S>(socket: S, asking: Asking) -> Stream
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug + 'static,
 {
-    Box::new(Duplex::new(socket))
+    VirtualSocketStream::new(Box::new(Sound::new(socket, asking))).into()
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug> VirtualSocket for Duplex<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug> VirtualSocket for Sound<S> {
     /// What pingora asks for is set already.
     fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
         Ok(())
     }
 }
 
-fn patient<S>(socket: S) -> Box<dyn VirtualSocket>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug + 'static,
-{
-    Box::new(Patient { socket, has_waited: false })
-}
-
 #[derive(Debug)]
 struct Patient<S> {
     socket: S,
     has_waited: bool,
+}
+
+impl<S> Patient<S> {
+    fn new(socket: S) -> Self {
+        Self { socket, has_waited: false }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
@@ -137,12 +155,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug> VirtualSocket for Patient<S> {
-    /// What pingora asks for is set already.
-    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
-        Ok(())
     }
 }

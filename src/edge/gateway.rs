@@ -22,7 +22,7 @@ use crate::model::machine::Limits;
 
 use super::answer::Fetch;
 use super::cache::CacheStatus;
-use super::connect::{Direct, Streamed, Tunnel};
+use super::connect::{Direct, Multiplexed, Streamed, Tunnel};
 use super::exchange::Exchange;
 use super::failure::{self, Failure};
 use super::fetch::pool::POOLED;
@@ -31,6 +31,7 @@ use super::headers::{self, Passing};
 use super::request::Asked;
 use super::respond::{Own, Told};
 use super::shared::Shared;
+use super::sound::Asking;
 use super::upstream::{Turn, Upstream};
 use super::visit::Visit;
 
@@ -394,6 +395,9 @@ fn choose_connection(session: &mut Session, peer: &mut HttpPeer) {
     } else if has_large_body(session.req_header()) {
         peer.options.custom_l4 = Some(Arc::new(Streamed));
         unpooled(peer);
+    } else if session.req_header().method == Method::HEAD {
+        peer.options.custom_l4 = Some(Arc::new(Direct(Asking::Head)));
+        unpooled(peer);
     }
 }
 
@@ -411,13 +415,14 @@ fn peer(turn: &Turn, limits: &Limits) -> Result<HttpPeer> {
         Address::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?,
     };
     peer.group_key = replica.group;
-    peer.options.custom_l4 = Some(Arc::new(Direct));
+    peer.options.custom_l4 = Some(Arc::new(Direct(Asking::Plain)));
     peer.options.connection_timeout = Some(limits.upstream_connect_timeout);
     peer.options.total_connection_timeout = Some(limits.upstream_connect_timeout);
     peer.options.read_timeout = Some(limits.upstream_timeout);
     peer.options.write_timeout = Some(limits.upstream_timeout);
     peer.options.idle_timeout = Some(POOLED);
     if replica.protocol == Protocol::H2c {
+        peer.options.custom_l4 = Some(Arc::new(Multiplexed));
         peer.options.set_http_version(2, 2);
         peer.options.max_h2_streams = STREAMS;
         peer.options.h2_stream_window_size = Some(WINDOW);

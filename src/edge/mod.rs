@@ -32,6 +32,7 @@ mod respond;
 mod routing;
 mod shared;
 mod snapshot_file;
+mod sound;
 mod stream;
 mod streams;
 mod strict;
