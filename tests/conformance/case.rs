@@ -6,6 +6,8 @@
 pub const BAD: &[u16] = &[400];
 pub const VERSION: &[u16] = &[400, 505];
 pub const METHOD: &[u16] = &[400, 405, 501];
+/// In place of a status: the connection is closed without a word.
+pub const SILENCE: u16 = 0;
 pub const LARGE: &[u16] = &[400, 413, 414, 431];
 
 #[derive(Debug, Clone)]

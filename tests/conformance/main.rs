@@ -33,7 +33,7 @@ use world::{Prime, World};
 /// Connections at once.
 const AT_ONCE: usize = 48;
 /// Short, so that what is never whole is soon late.
-const LIMITS: &str = "[limits]\nheader_timeout = \"2s\"\nbody_timeout = \"2s\"\nupstream_timeout = \"5s\"\n";
+const LIMITS: &str = "[limits]\nheader_timeout = \"3s\"\nbody_timeout = \"2s\"\nupstream_timeout = \"5s\"\n";
 
 /// How a case is sent: the same bytes must mean the same, however they arrive.
 const WAYS: [(char, &str, usize); 3] = [('w', "whole", usize::MAX), ('b', "in bytes", 1), ('t', "over TLS", 1000)];
@@ -67,8 +67,8 @@ async fn run(cases: &[Case], prime: &Prime<'_>, origin: &Origin) -> Misses {
             let mark = format!("q{number:04}{letter}q");
             let case = case.marked(&mark);
             let (at_once, root) = (at_once.clone(), root.clone());
-            // One byte at a time takes its time: large cases come in larger pieces.
-            let piece = piece.max(case.parts.iter().map(Vec::len).sum::<usize>() / 2000).max(1);
+            // One byte at a time takes its time: large cases come in larger parts.
+            let piece = piece.max(case.parts.iter().map(Vec::len).sum::<usize>() / 300).max(1);
             talks.push(tokio::spawn(async move {
                 let _place = at_once.acquire_owned().await.unwrap();
                 let talk = match way {

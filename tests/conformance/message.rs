@@ -61,7 +61,7 @@ pub fn request(bytes: &[u8]) -> Read<Request> {
     let (fields, length) = whole!(fields(&bytes[at..]));
     at += length;
     host(&fields)?;
-    let (body, length) = whole!(body(&bytes[at..], &framing(&fields, Framing::Nothing)?, false));
+    let (body, length) = whole!(body(&bytes[at..], &framing(&fields, Framing::Nothing)?, is_plain, false));
     let request = Request { method: method.to_owned(), target: target.to_owned(), fields, body };
     Ok(Some((request, at + length)))
 }
@@ -78,13 +78,19 @@ pub fn answer(bytes: &[u8], method: &str, is_at_end: bool) -> Read<Answer> {
         _ if method == "HEAD" || matches!(status, 100..200 | 204 | 304) => Framing::Nothing,
         framing => framing,
     };
-    let (body, length) = whole!(body(&bytes[at..], &framing, is_at_end));
+    let (body, length) = whole!(body(&bytes[at..], &framing, |_| true, is_at_end));
     Ok(Some((Answer { status, fields, body }, at + length)))
 }
 
 impl Request {
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         values(&self.fields, name)
+    }
+}
+
+impl Answer {
+    pub fn closes(&self) -> bool {
+        values(&self.fields, "connection").any(|option| option.eq_ignore_ascii_case("close"))
     }
 }
 
@@ -155,17 +161,22 @@ fn framing(fields: &[Field], otherwise: Framing) -> Result<Framing, String> {
     }
 }
 
-fn body(bytes: &[u8], framing: &Framing, is_at_end: bool) -> Read<Vec<u8>> {
+fn body(bytes: &[u8], framing: &Framing, is_trailer: fn(&str) -> bool, is_at_end: bool) -> Read<Vec<u8>> {
     match framing {
         Framing::Nothing => Ok(Some((Vec::new(), 0))),
         Framing::Length(length) => Ok(bytes.get(..*length).map(|body| (body.to_vec(), *length))),
-        Framing::Chunked => chunked(bytes),
+        Framing::Chunked => chunked(bytes, is_trailer),
         Framing::Close => Ok(is_at_end.then(|| (bytes.to_vec(), bytes.len()))),
     }
 }
 
-/// Chunks without extensions, and no trailer that says anything about the message or where it came from.
-fn chunked(bytes: &[u8]) -> Read<Vec<u8>> {
+/// Trailers that say nothing about the message or where it came from.
+fn is_plain(trailer: &str) -> bool {
+    ["x-checksum", "grpc-status", "grpc-message"].iter().any(|plain| plain.eq_ignore_ascii_case(trailer))
+}
+
+/// Chunks without extensions, and trailers of which each may be there.
+fn chunked(bytes: &[u8], is_trailer: fn(&str) -> bool) -> Read<Vec<u8>> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
         let (line, length) = whole!(line(&bytes[at..]));
@@ -182,8 +193,7 @@ fn chunked(bytes: &[u8]) -> Read<Vec<u8>> {
         at += size + 2;
     }
     let (trailers, length) = whole!(fields(&bytes[at..]));
-    let plain = ["x-checksum", "grpc-status", "grpc-message"];
-    match trailers.iter().find(|trailer| !plain.contains(&trailer.name.to_ascii_lowercase().as_str())) {
+    match trailers.iter().find(|trailer| !is_trailer(&trailer.name)) {
         Some(trailer) => Err(format!("the trailer {trailer:?}")),
         None => Ok(Some((body, at + length))),
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::case::{Case, Seen, Then};
+use super::case::{Case, SILENCE, Seen, Then};
 use super::client::{LAST, Talk};
 use super::leaks::leaks;
 use super::origin::{Got, Record};
@@ -111,13 +111,16 @@ fn at_the_client(case: &Case, talk: &Talk) -> Vec<(Kind, String)> {
     }
     let passed = statuses.iter().take_while(|status| **status == 200).count();
     let after = statuses.get(passed).copied();
+    // Who is told that this was the last sends no other.
+    let is_told = talk.answers.last().is_some_and(|answer| answer.closes());
     let is_right = match case.then {
+        Then::Another if is_told && passed == case.seen.len() => after.is_none(),
         Then::Another | Then::Close => passed == expected.len() && after.is_none(),
         Then::Refused(set) => passed == case.seen.len() && after.is_some_and(|status| set.contains(&status)),
         // What it stops in the middle of may take the answers before it along.
         Then::Cut => passed <= case.seen.len() && after.is_none_or(|status| matches!(status, 400 | 408)),
     };
-    let is_allowed = passed <= case.seen.len() && after.is_some_and(|status| case.or_refused.contains(&status));
+    let is_allowed = passed <= case.seen.len() && case.or_refused.contains(&after.unwrap_or(SILENCE));
     let is_one_too_many = statuses.len() > passed + 1;
     let said = format!("{statuses:?}");
     let mut misses = Vec::new();

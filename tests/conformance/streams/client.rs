@@ -1,4 +1,4 @@
-//! A client of HTTP/2 that sends the frames of one case, then one more request, and reads what becomes of both.
+//! A client of HTTP/2 that sends the frames of one case, then perhaps one more request, and reads what becomes of them.
 
 use std::time::Duration;
 
@@ -33,12 +33,13 @@ pub struct Talk {
     pub is_late: bool,
 }
 
-pub async fn talk<S>(mut stream: S, case: &[u8], next: &[(Vec<u8>, Vec<u8>)]) -> Talk
+pub async fn talk<S>(mut stream: S, case: &[u8], next: Option<&[(Vec<u8>, Vec<u8>)]>) -> Talk
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let deadline = Instant::now() + DEADLINE;
-    let (mut talk, mut bytes, mut has_asked) = (Talk::default(), Vec::new(), false);
+    let (mut talk, mut bytes, mut next) = (Talk::default(), Vec::new(), next);
+    let has_next = next.is_some();
     // Whatever cannot be written was refused already; the answers tell.
     let _ = stream.write_all(&[&beginning(), case].concat()).await;
     let _ = stream.flush().await;
@@ -49,12 +50,11 @@ where
             }
             talk.note(&frame);
         }
-        if talk.case.has_ended() && !has_asked {
-            has_asked = true;
+        if let Some(next) = next.take_if(|_| talk.case.has_ended()) {
             let _ = stream.write_all(&headers(NEXT, END_STREAM, next)).await;
         }
         let _ = stream.flush().await;
-        if talk.is_over || talk.next.has_ended() {
+        if talk.is_over || talk.next.has_ended() || (talk.case.has_ended() && !has_next) {
             break;
         }
         match timeout_at(deadline, stream.read_buf(&mut bytes)).await {

@@ -221,7 +221,7 @@ async fn ask_http2(place: Place, host: &str, path: &str) -> Got {
     };
     let stream = certified(&place, host).await;
     let case = headers(streams::CASE, END_STREAM, &fields(path));
-    let talk = streams::talk(stream, &case, &fields("/good")).await;
+    let talk = streams::talk(stream, &case, None).await;
     match talk.case.status {
         _ if talk.is_late => Got::Late,
         Some(status) if talk.case.is_whole && !talk.case.is_reset => Got::Whole(status, talk.case.body, Vec::new()),
