@@ -23,7 +23,8 @@ pub fn leaks(request: &Request, is_secure: bool) -> Vec<String> {
     let is_websocket = request.values("upgrade").eq(["websocket"]);
     for connection in request.values("connection") {
         let is_own = matches!(connection.to_ascii_lowercase().as_str(), "close" | "keep-alive");
-        if !is_own && !(is_websocket && connection.eq_ignore_ascii_case("upgrade")) {
+        let is_agreed = is_websocket && connection.eq_ignore_ascii_case("upgrade");
+        if !is_own && !is_agreed {
             leaks.push(format!("Connection: {connection}"));
         }
     }

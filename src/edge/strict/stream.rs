@@ -79,7 +79,9 @@ fn field(name: &str, value: &[u8]) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    fn read(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<(), Failure> {
+    type Lines = &'static [(&'static str, &'static str)];
+
+    fn read(method: &str, uri: &str, fields: Lines) -> Result<(), Failure> {
         let mut request = http::Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -91,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_http1_would_let_in_is_let_in() {
-        let right: [&[(&str, &str)]; 6] = [
+        let right: [Lines; 6] = [
             &[],
             &[("host", "SHOP.test")],
             &[("te", "trailers"), ("trailer", "x-checksum")],
@@ -110,7 +112,7 @@ mod tests {
     fn what_http1_would_not_let_in_is_refused() {
         use Failure::{BadHost, Malformed, Method, NotImplemented, TargetTooLong};
         let far = format!("https://shop.test/{}", "x".repeat(9000));
-        let wrong: [(&str, &str, &[(&str, &str)], Failure); 18] = [
+        let wrong: [(&str, &str, Lines, Failure); 18] = [
             ("get", SHOP, &[], NotImplemented),
             ("PRI", SHOP, &[], NotImplemented),
             ("TRACE", SHOP, &[], Method),

@@ -82,7 +82,8 @@ fn at_the_app(case: &Case, mark: &str, origin: &Origin) -> Vec<(Kind, String)> {
         let is_it = |seen: &crate::case::Seen| {
             (&seen.method, &seen.target, &seen.body) == (&request.method, &request.target, &request.body)
         };
-        if !is_next && !(case.seen.as_ref().is_some_and(is_it) && case.carried.iter().all(carries)) {
+        let is_asked = case.seen.as_ref().is_some_and(is_it) && case.carried.iter().all(carries);
+        if !is_next && !is_asked {
             misses.push((Kind::Dangerous, format!("nobody asked for this: {raw}")));
         }
         misses.extend(leaks(&request, true).into_iter().map(|leak| (Kind::Leaked, leak)));
