@@ -294,7 +294,7 @@ fn said(lines: Lines<'_>, version: Version) -> Result<Said, Failure> {
             }
             Kind::ContentLength | Kind::TransferEncoding | Kind::Twin => return Err(Failure::Malformed),
             Kind::Upgrade => said.upgrade(value),
-            Kind::Expect => said.expect(value)?,
+            Kind::Expect => said.expectation(value)?,
             Kind::Connection => said.connection(value)?,
             _ => {}
         }
@@ -316,7 +316,7 @@ impl Said {
     }
 
     /// One expectation is known (RFC 9110 section 10.1.1). Of any other the app would not say what the client waits for.
-    fn expect(&mut self, value: &[u8]) -> Result<(), Failure> {
+    fn expectation(&mut self, value: &[u8]) -> Result<(), Failure> {
         if self.is_expecting || !value.eq_ignore_ascii_case(b"100-continue") {
             return Err(Failure::Malformed);
         }
