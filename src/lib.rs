@@ -3,6 +3,7 @@
 
 pub mod model;
 
+pub mod ask;
 pub mod dial;
 pub mod link;
 

@@ -18,13 +18,18 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
     ("report", &[], "how an error is shown depends on nobody's errors"),
     ("model", &[], "nouns and rules stand alone, so that they are tested without waiting"),
     ("dial", &[], "how a socket is reached depends on nobody's words"),
+    ("ask", &["dial", "model", "report"], "what an app is asked depends on nobody's reason to ask"),
     ("link", &["model"], "the link carries nouns; it knows neither plane"),
     (
         "edge",
-        &["dial", "link", "model", "report"],
+        &["ask", "dial", "link", "model", "report"],
         "the process that reads the Internet's bytes knows nothing of control",
     ),
-    ("control", &["dial", "link", "model", "report"], "control speaks to the edge over the link, never by a call"),
+    (
+        "control",
+        &["ask", "dial", "link", "model", "report"],
+        "control speaks to the edge over the link, never by a call",
+    ),
     ("cli", &["control", "edge", "link", "model", "report"], "the command line starts and asks everything"),
 ];
 

@@ -6,14 +6,10 @@
 use std::future::Future;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::ask::{AskError, Question};
 use crate::control::runtime::RuntimeError;
-use crate::dial;
 use crate::model::address::Address;
 use crate::model::app::{HealthCheck, Protocol};
 
@@ -21,9 +17,6 @@ use crate::model::app::{HealthCheck, Protocol};
 const EAGER: Duration = Duration::from_millis(20);
 /// How long it looks often.
 const EAGER_FOR: Duration = Duration::from_secs(2);
-/// How much of an answer's body is read, and for how long.
-const BODY_READ: usize = 64 << 10;
-const BODY_WAIT: Duration = Duration::from_secs(1);
 /// One asking takes no longer than this, and no longer than what is left.
 const ASKING: Duration = Duration::from_secs(5);
 
@@ -65,7 +58,8 @@ async fn ask_until_ready(
     asked: Asked<'_>,
     prepare: impl Fn() -> Result<(), RuntimeError>,
 ) -> Result<Address, GateError> {
-    let Asked { candidates, check, .. } = asked;
+    let Asked { candidates, check, protocol, host } = asked;
+    let question = Question { protocol, path: &check.path, host };
     let since = Instant::now();
     let deadline = since + check.timeout;
     let mut pause = EAGER.min(check.interval);
@@ -74,11 +68,11 @@ async fn ask_until_ready(
         prepare()?;
         for address in candidates {
             let left = deadline.saturating_duration_since(Instant::now()).min(ASKING);
-            match timeout(left, ask(address, &asked)).await {
+            match timeout(left, question.ask(address)).await {
                 Ok(Ok(status)) if check.accepts(status) => return Ok(address.clone()),
                 Ok(Ok(status)) => last = format!("GET {} answered {status}", check.path),
-                Ok(Err(Asking::NotListening)) => {}
-                Ok(Err(Asking::Broken(reason))) => last = asked.without_answer(&reason),
+                Ok(Err(AskError::NotListening(_))) => {}
+                Ok(Err(AskError::Broken(reason))) => last = asked.without_answer(&reason),
                 Err(_) => last = format!("GET {} was not answered in time", check.path),
             }
         }
@@ -92,11 +86,6 @@ async fn ask_until_ready(
     }
 }
 
-enum Asking {
-    NotListening,
-    Broken(String),
-}
-
 impl Asked<'_> {
     fn without_answer(&self, reason: &str) -> String {
         let path = &self.check.path;
@@ -106,80 +95,6 @@ impl Asked<'_> {
                 format!("GET {path} got no answer by HTTP/2, which `protocol = \"h2c\"` asks for: {reason}")
             }
         }
-    }
-
-    fn request(&self) -> Result<Request, Asking> {
-        let request = http::Request::get(&self.check.path)
-            .header("user-agent", "opri-health")
-            .header("x-forwarded-proto", "https")
-            .body(Empty::new());
-        request.map_err(|error| Asking::Broken(error.to_string()))
-    }
-}
-
-type Request = http::Request<Empty<bytes::Bytes>>;
-
-async fn ask(address: &Address, asked: &Asked<'_>) -> Result<u16, Asking> {
-    let closed = |_| Asking::NotListening;
-    match address {
-        Address::Unix(path) => exchange(dial::unix(path).await.map_err(closed)?, asked).await,
-        Address::Tcp(address) => exchange(TcpStream::connect(address).await.map_err(closed)?, asked).await,
-    }
-}
-
-async fn exchange<S>(stream: S, asked: &Asked<'_>) -> Result<u16, Asking>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    match asked.protocol {
-        Protocol::Http1 => by_http1(stream, asked).await,
-        Protocol::H2c => by_http2(stream, asked).await,
-    }
-}
-
-async fn by_http1<S>(stream: S, asked: &Asked<'_>) -> Result<u16, Asking>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let mut request = asked.request()?;
-    let host = asked.host.parse().map_err(|_| Asking::Broken("its host cannot be one".to_owned()))?;
-    request.headers_mut().insert(http::header::HOST, host);
-    request.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-    tokio::select! {
-        biased;
-        status = async { status(sender.send_request(request).await?).await } => status,
-        Err(error) = connection => Err(error.into()),
-    }
-}
-
-async fn by_http2<S>(stream: S, asked: &Asked<'_>) -> Result<u16, Asking>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-    let (mut sender, connection) = shaken?;
-    let mut request = asked.request()?;
-    let target = format!("http://{}{}", asked.host, asked.check.path).parse();
-    *request.uri_mut() = target.map_err(|_| Asking::Broken("its host cannot be one".to_owned()))?;
-    tokio::select! {
-        biased;
-        status = async { status(sender.send_request(request).await?).await } => status,
-        Err(error) = connection => Err(error.into()),
-    }
-}
-
-async fn status(answer: http::Response<hyper::body::Incoming>) -> Result<u16, Asking> {
-    let status = answer.status().as_u16();
-    // Leaving in the middle of a body would put a complaint into the log of many an app.
-    let rest = Limited::new(answer.into_body(), BODY_READ).collect();
-    let _ = timeout(BODY_WAIT, rest).await;
-    Ok(status)
-}
-
-impl From<hyper::Error> for Asking {
-    fn from(error: hyper::Error) -> Self {
-        Asking::Broken(crate::report::with_causes(&error))
     }
 }
 
