@@ -12,11 +12,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::link::{self, Down, Generation, Message, Purge, Receiver, Sender, SiteTraffic, Up};
+use crate::link::{self, Down, Generation, Message, Purge, Receiver, Sender, SiteTraffic, Unwell, Up};
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Certificates, Section, SectionKind, Snapshot};
 
 use super::EdgeError;
+use super::health::Ailing;
 use super::listen::Sockets;
 use super::routing::Table;
 use super::shared::Shared;
@@ -36,15 +37,19 @@ pub struct ControlLink {
     draining: Vec<Arc<Upstream>>,
     control: Option<(Sender, Receiver)>,
     said: Vec<SiteTraffic>,
+    ailing: watch::Receiver<Vec<Ailing>>,
+    /// What this control was told of them; `None`: nothing yet.
+    unwell: Option<Vec<Unwell>>,
 }
 
 impl ControlLink {
     /// Makes the snapshot hold. Its listeners are bound when `binds`; faults of the other parts are said and passed over.
+    /// The ends are those of what shall be on disk, and of what the health checks find.
     pub async fn start(
         sockets: Sockets,
         snapshot: Snapshot,
         binds: bool,
-        kept: watch::Sender<Snapshot>,
+        (kept, ailing): (watch::Sender<Snapshot>, watch::Receiver<Vec<Ailing>>),
     ) -> Result<Self, EdgeError> {
         let mut link = Self {
             shared: sockets.shared().clone(),
@@ -56,6 +61,8 @@ impl ControlLink {
             draining: Vec::new(),
             control: None,
             said: Vec::new(),
+            ailing,
+            unwell: None,
         };
         let is_known = snapshot != Snapshot::default();
         let Snapshot { settings, listeners, certificates, routing } = snapshot;
@@ -97,6 +104,7 @@ impl ControlLink {
                     Ok((upstream, cut)) => self.drained(&upstream, cut).await,
                     Err(error) => tracing::error!(%error, "a drain broke off"),
                 },
+                Ok(()) = self.ailing.changed() => self.tell_unwell().await,
                 _ = tick.tick(), if self.control.is_some() => self.tell_traffic().await,
             }
         }
@@ -105,6 +113,7 @@ impl ControlLink {
     async fn greet(&mut self, stream: UnixStream) {
         self.control = Some(link::split(stream));
         self.said = Vec::new();
+        self.unwell = None;
         let hello = Up::Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -116,6 +125,7 @@ impl ControlLink {
             self.control = None;
         }
         self.tell_draining().await;
+        self.tell_unwell().await;
     }
 
     async fn obey(&mut self, message: Message<Down>) {
@@ -127,6 +137,8 @@ impl ControlLink {
                 if kind == SectionKind::Routing {
                     // Before the answer, so that control never takes a drain that begins for one that is over.
                     self.tell_draining().await;
+                    // And never takes a replica for one that was there before.
+                    self.tell_unwell().await;
                 }
                 self.report(Up::Applied { generation, kind, fault }).await;
                 // Nobody waits for the disk.
@@ -216,6 +228,25 @@ impl ControlLink {
         let ids = self.draining.iter().map(|upstream| upstream.id.clone());
         let upstreams = ids.filter(|id| !self.is_routed(id)).collect();
         self.report(Up::Draining { upstreams }).await;
+    }
+
+    /// Those that are routed: the health checks may not know yet who is there no more.
+    async fn tell_unwell(&mut self) {
+        let table = self.shared.table.load_full();
+        let is_routed = |ailing: &&Ailing| {
+            let routed = table.upstreams.get(&ailing.upstream);
+            routed.is_some_and(|routed| routed.upstream.replicas().iter().any(|one| one.id == ailing.replica.id))
+        };
+        let unwell = |ailing: &Ailing| Unwell {
+            upstream: ailing.upstream.clone(),
+            address: ailing.replica.address.clone(),
+            is_stuck: ailing.is_stuck,
+        };
+        let replicas: Vec<_> = self.ailing.borrow_and_update().iter().filter(is_routed).map(unwell).collect();
+        if self.unwell.as_ref() != Some(&replicas) {
+            self.unwell = Some(replicas.clone());
+            self.report(Up::Unwell { replicas }).await;
+        }
     }
 
     async fn tell_traffic(&mut self) {

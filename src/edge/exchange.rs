@@ -102,11 +102,6 @@ impl Exchange {
     pub fn told_cache(&self) -> Option<CacheStatus> {
         self.cache.filter(|_| self.is_site())
     }
-
-    /// The app could be reached, or not.
-    pub fn mark_up(&self, is_up: bool) {
-        self.worker.shared.metrics.up(&self.meter, is_up);
-    }
 }
 
 /// What a request asks for, as the access log tells it.

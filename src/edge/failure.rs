@@ -154,6 +154,14 @@ pub fn of_proxy(error: &Error) -> Option<Failure> {
     }
 }
 
+/// Whether an error after connecting speaks against the app. A connection that was used before may just have been closed
+/// for its age, which says nothing.
+pub fn is_of_app(error: &Error, is_reused: bool) -> bool {
+    use ErrorType::{ConnectionClosed, H2Error, ReadError, WriteError};
+    let may_be_of_age = matches!(error.etype(), ConnectionClosed | H2Error | ReadError | WriteError);
+    *error.esource() == ErrorSource::Upstream && !(is_reused && may_be_of_age)
+}
+
 /// Whether a connection failed because no process listens: its socket file is gone, or nobody accepts on it.
 fn is_nobody_there(error: &Error) -> bool {
     matches!(io_kind(error), Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound))

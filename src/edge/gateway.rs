@@ -88,12 +88,6 @@ impl Journey {
     fn exchange(&mut self) -> Option<&mut Exchange> {
         self.passage.as_mut()?.exchange.as_mut()
     }
-
-    fn mark_up(&mut self, is_up: bool) {
-        if let Some(exchange) = self.exchange() {
-            exchange.mark_up(is_up);
-        }
-    }
 }
 
 #[async_trait]
@@ -171,11 +165,11 @@ impl ProxyHttp for Gateway {
             return error;
         }
         if let (Some(turn), Some(passage)) = (journey.turn.take(), &journey.passage) {
+            turn.failed();
             journey.tried.push(turn.replica().address.clone());
             // Nothing was sent yet, so any request may go to another replica.
             error.set_retry(passage.upstream().choose(&journey.tried).is_some());
         }
-        journey.mark_up(false);
         error
     }
 
@@ -187,7 +181,7 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        _: &mut Journey,
+        journey: &mut Journey,
         is_reused: bool,
     ) -> Box<Error> {
         let is_whole = !session.as_ref().retry_buffer_truncated() && session.response_written().is_none();
@@ -195,6 +189,13 @@ impl ProxyHttp for Gateway {
             // pingora decides so for REFUSED_STREAM and for GOAWAY without an error.
             error.set_retry(is_whole);
             return error;
+        }
+        // A client that has not sent everything yet may be what took so long.
+        if failure::is_of_app(&error, is_reused)
+            && session.is_body_done()
+            && let Some(turn) = &journey.turn
+        {
+            turn.failed();
         }
         let is_repeatable = is_whole && matches!(session.req_header().method, Method::GET | Method::HEAD);
         // pingora does not mark a failed write, which is how the end of an idle connection shows when it comes late.
@@ -205,19 +206,6 @@ impl ProxyHttp for Gateway {
             (false, _) => error.set_retry(false),
         }
         error
-    }
-
-    async fn connected_to_upstream(
-        &self,
-        _: &mut Session,
-        _: bool,
-        _: &HttpPeer,
-        _: std::os::fd::RawFd,
-        _: Option<&pingora::protocols::Digest>,
-        journey: &mut Journey,
-    ) -> Result<()> {
-        journey.mark_up(true);
-        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -241,6 +229,10 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> Result<()> {
+        let is_last = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(turn) = journey.turn.as_ref().filter(|_| is_last) {
+            turn.worked();
+        }
         if response.status.is_informational() {
             return Ok(());
         }

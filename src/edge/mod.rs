@@ -21,6 +21,7 @@ mod field;
 mod frames;
 mod gateway;
 mod headers;
+mod health;
 mod http2;
 mod id;
 mod listen;
@@ -110,7 +111,9 @@ pub async fn run(options: Options) -> Result<(), EdgeError> {
     let shared = Shared::new(options.state_dir.clone(), snapshot.settings.clone())?;
     let (kept, keeping) = watch::channel(Snapshot::default());
     let sockets = Sockets::new(shared.clone(), Workers::start(&shared)?);
-    let mut link = ControlLink::start(sockets, snapshot, !options.await_sockets, kept).await?;
+    let (tell, ailing) = watch::channel(Vec::new());
+    let mut link = ControlLink::start(sockets, snapshot, !options.await_sockets, (kept, ailing)).await?;
+    let watching = tokio::spawn(health::watch(shared.clone(), tell));
     let log = tokio::spawn(shared.access_log.clone().carry(paths::access_log(&options.state_dir)));
     let keeper = tokio::spawn(snapshot_file::keep(options.state_dir.clone(), keeping));
     let listener = listen(&options.state_dir)?;
@@ -120,6 +123,7 @@ pub async fn run(options: Options) -> Result<(), EdgeError> {
         _ = terminate.recv() => STOP,
         _ = interrupt.recv() => STOP,
     };
+    watching.abort();
     link.sockets.close();
     shared.stop();
     if tokio::time::timeout(within, shared.admission.emptied()).await.is_err() {

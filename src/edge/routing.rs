@@ -3,26 +3,28 @@
 //! `control_link` compiles a section into a `Table`; `answer` looks into the one that holds. The rule: an upstream whose
 //! id stays keeps its object and its count, so that applying a section twice touches nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::cache::CachePolicy;
 use crate::model::host::HostName;
 use crate::model::name::Site;
-use crate::model::route::{RouteTable, Target, UpstreamId};
-use crate::model::snapshot::Routing;
+use crate::model::route::{Route, RouteTable, Target, UpstreamId};
+use crate::model::snapshot::{self, Routing};
 
 use super::metrics::{Metrics, SiteMeter};
 use super::rates::{RateTable, Rates};
-use super::upstream::Upstream;
+use super::upstream::{ReplicaIds, Upstream};
 
 /// The index that requests look into, and the upstreams that are routed.
 #[derive(Debug, Default)]
 pub struct Table {
     pub routes: RouteTable<Arc<Entry>>,
     pub upstreams: HashMap<UpstreamId, Routed>,
-    sites: HashMap<Site, bool>,
+    /// What answers for each site; `None`: nothing runs.
+    sites: HashMap<Site, Option<Arc<Upstream>>>,
+    ids: Arc<ReplicaIds>,
     rates: RateTable,
     /// Whether a routing section holds at all.
     pub is_ready: bool,
@@ -68,19 +70,9 @@ pub enum RoutingError {
 impl Table {
     /// Makes the table of a section, with the upstream objects of the one before. Nothing is changed when it fails.
     pub fn compile(section: &Routing, before: &Table, metrics: &Metrics) -> Result<Self, RoutingError> {
-        let upstreams: HashMap<_, _> = section
-            .upstreams
-            .iter()
-            .map(|wanted| {
-                let known = before.upstreams.get(&wanted.id).map(|routed| routed.upstream.clone());
-                let upstream = known.unwrap_or_else(|| Upstream::new(wanted));
-                (wanted.id.clone(), Routed { upstream, drain: wanted.drain })
-            })
-            .collect();
+        let upstreams = upstreams(section, before, metrics);
         let mut entries = Vec::with_capacity(section.routes.len());
         let (mut sites, mut rates) = (HashMap::new(), RateTable::after(&before.rates));
-        let running = section.upstreams.iter().filter(|one| !one.replicas.is_empty());
-        let running: HashSet<_> = running.map(|one| &one.id).collect();
         for route in &section.routes {
             let to = match &route.to {
                 Target::Upstream(id) => match upstreams.get(id) {
@@ -90,9 +82,11 @@ impl Table {
                 Target::Redirect(host) => Answerer::Redirect(host.clone()),
                 Target::Absent => Answerer::Absent,
             };
-            match (&route.site, &route.to) {
-                (Some(site), Target::Upstream(id)) => *sites.entry(site.clone()).or_default() |= running.contains(id),
-                (Some(site), Target::Absent) => *sites.entry(site.clone()).or_default() |= false,
+            match (&route.site, &to) {
+                (Some(site), Answerer::Upstream(upstream)) => {
+                    sites.insert(site.clone(), Some(upstream.clone()));
+                }
+                (Some(site), Answerer::Absent) => drop(sites.entry(site.clone()).or_default()),
                 _ => {}
             }
             let (site, https_only, cache) = (route.site.clone(), route.https_only, route.cache.clone());
@@ -108,16 +102,15 @@ impl Table {
             RoutingError::Conflict { host, path }
         })?;
         for wanted in &section.upstreams {
-            upstreams[&wanted.id].upstream.replace(&wanted.replicas);
+            upstreams[&wanted.id].upstream.replace(wanted);
         }
-        let table = Self { routes, upstreams, sites, rates, is_ready: true };
-        metrics.sites_up(&table);
-        Ok(table)
+        Ok(Self { routes, upstreams, sites, ids: before.ids.clone(), rates, is_ready: true })
     }
 
-    /// The routed sites, and whether they have anything running.
+    /// The routed sites, and whether anything that answers runs for them.
     pub fn sites(&self) -> impl Iterator<Item = (&Site, bool)> {
-        self.sites.iter().map(|(site, is_up)| (site, *is_up))
+        let is_up = |upstream: &Arc<Upstream>| upstream.is_up();
+        self.sites.iter().map(move |(site, upstream)| (site, upstream.as_ref().is_some_and(is_up)))
     }
 
     /// The upstreams of `before` that are not routed here any more.
@@ -127,10 +120,23 @@ impl Table {
     }
 }
 
+/// The upstreams of a section: the objects of the table before as far as they were there.
+fn upstreams(section: &Routing, before: &Table, metrics: &Metrics) -> HashMap<UpstreamId, Routed> {
+    let site_of = |route: &Route| match &route.to {
+        Target::Upstream(id) => Some((id.clone(), route.site.clone()?)),
+        _ => None,
+    };
+    let sites: HashMap<UpstreamId, Site> = section.routes.iter().filter_map(site_of).collect();
+    let routed = |wanted: &snapshot::Upstream| {
+        let known = before.upstreams.get(&wanted.id).map(|routed| routed.upstream.clone());
+        let make = || Upstream::new(wanted, &before.ids, metrics.ejections(sites.get(&wanted.id)));
+        (wanted.id.clone(), Routed { upstream: known.unwrap_or_else(make), drain: wanted.drain })
+    };
+    section.upstreams.iter().map(routed).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::model::snapshot;
-
     use super::*;
 
     fn section(ids: &[&str]) -> Routing {
@@ -139,6 +145,7 @@ mod tests {
             replicas: vec!["127.0.0.1:1".parse().unwrap()],
             protocol: Default::default(),
             drain: Duration::ZERO,
+            health: None,
         };
         Routing { upstreams: ids.iter().map(upstream).collect(), routes: Vec::new() }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::address::Address;
 use crate::model::machine::Listeners;
 use crate::model::name::{ProjectName, Site};
 use crate::model::route::UpstreamId;
@@ -75,6 +76,11 @@ pub enum Up {
     Traffic {
         sites: Vec<SiteTraffic>,
     },
+    /// All routed replicas that do not answer their health check as they should. Said at the start of a connection, at every
+    /// change, and before the `Applied` of a routing that has no place for one of them any more.
+    Unwell {
+        replicas: Vec<Unwell>,
+    },
     #[serde(other)]
     Unknown,
 }
@@ -94,6 +100,15 @@ pub enum PurgeScope {
     Url(String),
     /// Every path that begins so.
     Prefix(String),
+}
+
+/// A replica that has no requests while another of its upstream is well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unwell {
+    pub upstream: UpstreamId,
+    pub address: Address,
+    /// It has answered neither a health check nor a request for half a minute, whatever the answer.
+    pub is_stuck: bool,
 }
 
 /// What one site has answered since the edge began.

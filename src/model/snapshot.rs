@@ -75,6 +75,23 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// How long requests in flight may go on once it is absent.
     pub drain: Duration,
+    /// How its replicas are asked whether they are well; `None`: nobody asks.
+    #[serde(default)]
+    pub health: Option<Health>,
+}
+
+/// A question that a replica which serves is asked again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    pub path: String,
+    /// Lowest and highest status of a good answer, both included.
+    pub status: (u16, u16),
+    /// From one asking to the next.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// The Host that is named.
+    pub host: String,
 }
 
 impl Settings {

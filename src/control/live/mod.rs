@@ -399,7 +399,7 @@ impl Owner {
                 }
             }
             Up::Traffic { sites } => self.show.send_modify(|view| view.traffic = sites),
-            Up::Hello { .. } | Up::Unknown => {}
+            Up::Hello { .. } | Up::Unwell { .. } | Up::Unknown => {}
         }
     }
 

@@ -73,6 +73,7 @@ impl Plan<'_> {
             replicas: vec![Address::Unix(socket)],
             protocol: Protocol::Http1,
             drain: OWN_DRAIN,
+            health: None,
         });
         let mut hosts = vec![&machine.hooks.host];
         hosts.extend(machine.dashboard.as_ref().filter(|host| **host != machine.hooks.host));
@@ -91,12 +92,13 @@ impl Plan<'_> {
                     replicas: addresses.clone(),
                     protocol,
                     drain: OWN_DRAIN,
+                    health: None,
                 });
                 Target::Upstream(id)
             }
             (Origin::Repository(_), Some(active)) => {
                 let Active { upstream, replicas, protocol, drain } = active.clone();
-                self.routing.upstreams.push(Upstream { id: upstream.clone(), replicas, protocol, drain });
+                self.routing.upstreams.push(Upstream { id: upstream.clone(), replicas, protocol, drain, health: None });
                 Target::Upstream(upstream)
             }
             (Origin::Repository(_), None) => Target::Absent,

@@ -103,6 +103,7 @@ pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome 
             None => match errand.connect(&turn).await {
                 Ok(line) => (line, false),
                 Err(failure) => {
+                    turn.failed();
                     last = failure;
                     tried.push(turn.replica().address.clone());
                     continue;
@@ -115,12 +116,19 @@ pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome 
         let mut buffer = errand.worker.buffers.take();
         match errand.ask(client, &mut line, &mut buffer).await {
             Ok(head) => {
+                turn.worked();
                 let answer = relay::Answer { head, buffer, line, turn };
                 return relay::run(client, errand, answer).await;
             }
             Err(Lost::Unanswered) if is_reused => {}
-            Err(Lost::Unanswered) => return Outcome::Failed(Failure::Broken),
-            Err(Lost::Failed(failure)) => return Outcome::Failed(failure),
+            Err(Lost::Unanswered) => {
+                turn.failed();
+                return Outcome::Failed(Failure::Broken);
+            }
+            Err(Lost::Failed(failure)) => {
+                turn.failed();
+                return Outcome::Failed(failure);
+            }
             Err(Lost::Gone) => return Outcome::Gone,
         }
         errand.worker.buffers.put(buffer);
@@ -131,7 +139,6 @@ impl Errand<'_> {
     async fn connect(&mut self, turn: &Turn) -> Result<Line, Failure> {
         let connecting = Line::connect(&turn.replica().address);
         let connected = self.timer.within(self.limits.upstream_connect_timeout, connecting).await;
-        self.exchange.mark_up(matches!(connected, Some(Ok(_))));
         match connected {
             Some(Ok(line)) => Ok(line),
             Some(Err(error)) if is_nobody_there(&error) => Err(Failure::Absent),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::Method;
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::link::SiteTraffic;
@@ -42,7 +43,7 @@ pub struct Metrics {
     in_flight: IntGauge,
     cache_requests: IntCounterVec,
     cache_bytes: IntGaugeVec,
-    upstream_up: IntGaugeVec,
+    ejections: IntCounterVec,
     limits: IntCounterVec,
     refusals: IntCounterVec,
     pub access_log_dropped: IntCounter,
@@ -74,7 +75,11 @@ impl Metrics {
             in_flight: shown(&registry, in_flight)?,
             access_log_dropped: shown(&registry, dropped)?,
             cache_bytes: gauge("opri_cache_bytes", "Bytes stored in the cache.", &["tier"])?,
-            upstream_up: gauge("opri_upstream_up", "Whether a branch's app could be reached.", &["project", "branch"])?,
+            ejections: counter(
+                "opri_edge_ejections_total",
+                "How often a replica got no requests for a time, after failures in a row.",
+                &["project", "branch"],
+            )?,
             limits: counter("opri_edge_limits_total", "How often a limit was reached.", &["limit"])?,
             refusals: counter(
                 "opri_edge_refusals_total",
@@ -113,24 +118,17 @@ impl Metrics {
         &self.unknown
     }
 
-    /// A site's app could be reached, or not.
-    pub fn up(&self, meter: &SiteMeter, is_up: bool) {
-        if meter.is_site() {
-            self.upstream_up.with_label_values(&[&meter.project, &meter.branch]).set(is_up.into());
-        }
-    }
-
     /// The meter of a site, or of Prime's own routes.
     pub fn site(&self, site: Option<&Site>) -> Arc<SiteMeter> {
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
         sites.entry(site.cloned()).or_insert_with(|| Arc::new(SiteMeter::new(site.cloned(), OWN))).clone()
     }
 
-    /// A table holds now: its sites are shown as up or down, and others no longer.
-    pub fn sites_up(&self, table: &Table) {
-        self.upstream_up.reset();
-        for (site, is_up) in table.sites() {
-            self.upstream_up.with_label_values(&[site.project.as_str(), site.branch.as_str()]).set(is_up.into());
+    /// The counter of a site's ejections, or of Prime's own.
+    pub fn ejections(&self, site: Option<&Site>) -> IntCounter {
+        match site {
+            Some(site) => self.ejections.with_label_values(&[site.project.as_str(), site.branch.as_str()]),
+            None => self.ejections.with_label_values(&[OWN, ""]),
         }
     }
 
@@ -150,11 +148,23 @@ impl Metrics {
         traffic
     }
 
-    /// Everything in Prometheus' text format. `cache_bytes` is looked up by the caller.
-    pub fn text(&self, cache_bytes: u64) -> prometheus::Result<String> {
+    /// Everything in Prometheus' text format. `cache_bytes` and the table that holds are looked up by the caller.
+    pub fn text(&self, cache_bytes: u64, table: &Table) -> prometheus::Result<String> {
         self.cache_bytes.with_label_values(&["memory"]).set(i64::try_from(cache_bytes).unwrap_or(i64::MAX));
-        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+        let mut families = self.registry.gather();
+        families.extend(upstream_up(table)?);
+        prometheus::TextEncoder::new().encode_to_string(&families)
     }
+}
+
+/// Which of the table's sites answered when they were asked last. Made anew each time, so that none stays that is gone.
+fn upstream_up(table: &Table) -> prometheus::Result<Vec<MetricFamily>> {
+    let help = "Whether a branch's app could be reached.";
+    let gauge = IntGaugeVec::new(Opts::new("opri_upstream_up", help), &["project", "branch"])?;
+    for (site, is_up) in table.sites() {
+        gauge.with_label_values(&[site.project.as_str(), site.branch.as_str()]).set(is_up.into());
+    }
+    Ok(gauge.collect())
 }
 
 fn shown<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {

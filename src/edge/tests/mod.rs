@@ -1,5 +1,6 @@
 //! The edge in one process with its visitors, its apps and its control: real sockets, a real link.
 
+mod balancing;
 mod caching;
 mod protocols;
 mod routing;

@@ -116,6 +116,13 @@ impl World {
         assert_eq!(self.tell(Section::Routing(Routing { upstreams, routes })).await, None);
     }
 
+    /// Says what is routed, and goes on.
+    pub async fn say_routing(&mut self, routes: Vec<Route>, upstreams: Vec<Upstream>) {
+        self.generation += 1;
+        let section = Section::Routing(Routing { upstreams, routes });
+        self.say(Down::Section { generation: self.generation, section }).await;
+    }
+
     pub async fn certify(&mut self, hosts: &[&[&str]]) {
         let certificates =
             hosts.iter().map(|hosts| crate::edge::tls::tests::certificate(self.directory.path(), hosts)).collect();
@@ -170,7 +177,7 @@ pub fn to(id: &str) -> Target {
 
 pub fn upstream(id: &str, replicas: &[&App], drain: Duration) -> Upstream {
     let replicas = replicas.iter().map(|app| app.address.clone()).collect();
-    Upstream { id: UpstreamId(id.to_owned()), replicas, protocol: Default::default(), drain }
+    Upstream { id: UpstreamId(id.to_owned()), replicas, protocol: Default::default(), drain, health: None }
 }
 
 /// Asks again and again until there is an answer.

@@ -1,30 +1,40 @@
 //! Upstreams and their replicas: choose one, claim it, and drain what is no longer routed.
 //!
-//! `routing` makes them from a section, `answer` claims, `gateway` asks for a replica. The rule: a request that holds a
-//! `Claim` may finish, whatever happens to the routes meanwhile; the claim is dropped last and wakes a waiting drain.
+//! `routing` makes them from a section, `answer` claims, `fetch` and `gateway` ask for a replica, `health` looks after them.
+//! The rule: a request that holds a `Claim` may finish, whatever happens to the routes meanwhile; the claim is dropped
+//! last and wakes a waiting drain.
 
+mod choice;
+mod ejection;
 mod in_flight;
+mod replica;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use prometheus::IntCounter;
 use tokio::sync::{Notify, watch};
 
 use crate::model::address::Address;
 use crate::model::app::Protocol;
 use crate::model::route::UpstreamId;
-use crate::model::snapshot;
+use crate::model::snapshot::{self, Health};
 
+use choice::Draws;
+use ejection::Pass;
 use in_flight::InFlight;
+pub use replica::{Replica, Turn};
 
-/// What `in_flight` counts with; under loom it is given other atomics.
+/// What is counted with; under loom `in_flight` and `ejection` are given other atomics.
 mod sync {
-    pub use std::sync::atomic::{AtomicU64, Ordering};
+    pub use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 }
-use sync::Ordering;
+use sync::{AtomicU64, Ordering};
+
+/// Gives every replica of an edge a number of its own. Handed from one table to the next.
+#[derive(Debug, Default)]
+pub struct ReplicaIds(AtomicU64);
 
 /// The replicas of one release, while it is routed and while it drains.
 #[derive(Debug)]
@@ -32,33 +42,47 @@ pub struct Upstream {
     pub id: UpstreamId,
     pub protocol: Protocol,
     replicas: ArcSwap<Vec<Arc<Replica>>>,
+    health: ArcSwapOption<Health>,
     in_flight: InFlight,
     emptied: Notify,
     cut: watch::Sender<bool>,
+    draws: Draws,
+    ids: Arc<ReplicaIds>,
+    ejections: IntCounter,
+    began: Instant,
+    me: Weak<Self>,
 }
 
 impl Upstream {
-    pub fn new(section: &snapshot::Upstream) -> Arc<Self> {
-        let upstream = Self {
+    /// `ejections` counts those of its site.
+    pub fn new(section: &snapshot::Upstream, ids: &Arc<ReplicaIds>, ejections: IntCounter) -> Arc<Self> {
+        let upstream = Arc::new_cyclic(|me| Self {
             id: section.id.clone(),
             protocol: section.protocol,
             replicas: ArcSwap::default(),
+            health: ArcSwapOption::default(),
             in_flight: InFlight::new(),
             emptied: Notify::new(),
             cut: watch::Sender::new(false),
-        };
-        upstream.replace(&section.replicas);
-        Arc::new(upstream)
+            draws: Draws::new(0),
+            ids: ids.clone(),
+            ejections,
+            began: Instant::now(),
+            me: me.clone(),
+        });
+        upstream.replace(section);
+        upstream
     }
 
     /// Puts other replicas in place; those with an address that was there before keep their counts.
-    pub fn replace(&self, addresses: &[Address]) {
+    pub fn replace(&self, section: &snapshot::Upstream) {
         let before = self.replicas.load_full();
-        let keep = |address: &Address| before.iter().find(|replica| replica.address == *address).cloned();
-        let group = group_key(&self.id);
-        let new = |address: &Address| Replica::new(address, group, self.protocol);
-        let after = addresses.iter().map(|address| keep(address).unwrap_or_else(|| new(address)));
-        self.replicas.store(Arc::new(after.collect()));
+        let make = |address: &Address| {
+            let known = before.iter().find(|replica| replica.address == *address).cloned();
+            known.unwrap_or_else(|| Replica::new(address, self.ids.next(), self))
+        };
+        self.replicas.store(Arc::new(section.replicas.iter().map(make).collect()));
+        self.health.store(section.health.clone().map(Arc::new));
     }
 
     /// Counts one request in; `None` when the upstream drains, and then the routes have a newer one.
@@ -66,17 +90,54 @@ impl Upstream {
         self.in_flight.enter().then(|| Claim(self.clone()))
     }
 
-    /// The replica with the fewest requests in flight, of those not `tried` yet.
+    /// A replica that is not `tried` yet: of two the one with fewer requests in flight. One that is ejected or sick only when
+    /// there is no other.
     pub fn choose(&self, tried: &[Address]) -> Option<Turn> {
+        self.choose_at(|| self.began.elapsed(), tried)
+    }
+
+    fn choose_at(&self, now: impl Fn() -> Duration, tried: &[Address]) -> Option<Turn> {
         let replicas = self.replicas.load();
-        let untried = replicas.iter().filter(|replica| !tried.contains(&replica.address));
-        let replica = untried.min_by_key(|replica| replica.in_flight.load(Ordering::Relaxed))?.clone();
-        replica.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Turn(replica))
+        let is_untried = |replica: &Replica| !tried.contains(&replica.address);
+        let is_open = |replica: &Replica| is_untried(replica) && replica.ejection.is_open(&now);
+        // Shut again by the time it is entered, it is not open at the next look.
+        while let Some(replica) = choice::of_two(&replicas, &self.draws, is_open) {
+            if let Some(pass) = replica.ejection.enter(&now) {
+                return Some(Turn::begin(replica, pass));
+            }
+        }
+        let replica = choice::of_two(&replicas, &self.draws, is_untried)?;
+        Some(Turn::begin(replica, replica.ejection.enter_anyway()))
+    }
+
+    /// A request to one of its replicas failed.
+    fn has_failed(&self, replica: &Replica, pass: Pass) {
+        let replicas = self.replicas.load();
+        let is_last = || !replicas.iter().any(|other| other.id != replica.id && other.ejection.is_well());
+        let Some(ejected) = replica.ejection.failed(pass, self.began.elapsed(), is_last) else { return };
+        self.ejections.inc();
+        if ejected.is_first {
+            let (upstream, address, pause) = (&self.id.0, &replica.address, ejected.pause);
+            tracing::warn!(upstream, %address, ?pause, "a replica fails again and again; the others serve for it");
+        }
     }
 
     pub fn has_replicas(&self) -> bool {
         !self.replicas.load().is_empty()
+    }
+
+    pub fn replicas(&self) -> Arc<Vec<Arc<Replica>>> {
+        self.replicas.load_full()
+    }
+
+    /// How its replicas are asked whether they are well.
+    pub fn health(&self) -> Option<Arc<Health>> {
+        self.health.load_full()
+    }
+
+    /// Whether the last that was heard of any replica was good.
+    pub fn is_up(&self) -> bool {
+        self.replicas.load().iter().any(|replica| replica.ejection.is_up())
     }
 
     /// Lets nobody in, waits for those inside up to `within`, then cuts them. How many were cut.
@@ -114,42 +175,10 @@ impl Drop for Claim {
     }
 }
 
-/// One running instance.
-#[derive(Debug)]
-pub struct Replica {
-    pub address: Address,
-    /// Keeps the pooled connections of two releases apart: never the same for two upstreams.
-    pub group: u64,
-    pub protocol: Protocol,
-    in_flight: AtomicUsize,
-}
-
-impl Replica {
-    fn new(address: &Address, group: u64, protocol: Protocol) -> Arc<Self> {
-        Arc::new(Self { address: address.clone(), group, protocol, in_flight: AtomicUsize::new(0) })
+impl ReplicaIds {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-/// One request's turn at a replica: counts until it is dropped.
-#[derive(Debug)]
-pub struct Turn(Arc<Replica>);
-
-impl Turn {
-    pub fn replica(&self) -> &Arc<Replica> {
-        &self.0
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn group_key(id: &UpstreamId) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]
@@ -159,7 +188,9 @@ mod tests {
     fn upstream(replicas: &[&str]) -> Arc<Upstream> {
         let replicas = replicas.iter().map(|address| address.parse().unwrap()).collect();
         let id = UpstreamId("shop/master#r1".to_owned());
-        Upstream::new(&snapshot::Upstream { id, replicas, protocol: Default::default(), drain: Duration::from_secs(1) })
+        let (protocol, drain) = (Default::default(), Duration::from_secs(1));
+        let section = snapshot::Upstream { id, replicas, protocol, drain, health: None };
+        Upstream::new(&section, &Arc::default(), IntCounter::new("ejections", "Ejections.").unwrap())
     }
 
     #[test]
@@ -174,6 +205,97 @@ mod tests {
         assert_ne!(third.replica().address, second.replica().address);
         let both = vec!["127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap()];
         assert!(upstream.choose(&both).is_none());
+    }
+
+    /// Where so many requests go, one after the other, before any ejection is over.
+    fn chosen(upstream: &Upstream, count: usize) -> Vec<Address> {
+        let choose = |_| upstream.choose_at(|| Duration::ZERO, &[]).unwrap();
+        (0..count).map(choose).map(|turn| turn.replica().address.clone()).collect()
+    }
+
+    fn fail(upstream: &Upstream, address: &Address, count: usize) {
+        let others: Vec<_> = upstream.replicas().iter().map(|replica| replica.address.clone()).collect();
+        let others: Vec<_> = others.into_iter().filter(|other| other != address).collect();
+        (0..count).for_each(|_| upstream.choose(&others).unwrap().failed());
+    }
+
+    #[test]
+    fn idle_replicas_share_and_busy_ones_are_spared() {
+        for replicas in [&["127.0.0.1:1", "127.0.0.1:2"][..], &["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]] {
+            let upstream = upstream(replicas);
+            let all = chosen(&upstream, 300);
+            for replica in upstream.replicas().iter() {
+                let count = all.iter().filter(|address| **address == replica.address).count();
+                assert!(count > 200 / replicas.len(), "{count} of {} for {}", all.len(), replica.address);
+            }
+            let held: Vec<_> = (0..30 * replicas.len()).map(|_| upstream.choose(&[]).unwrap()).collect();
+            for replica in upstream.replicas().iter() {
+                assert!((20..=40).contains(&replica.in_flight()), "{}", replica.in_flight());
+            }
+            drop(held);
+            assert!(upstream.replicas().iter().all(|replica| replica.in_flight() == 0));
+        }
+    }
+
+    #[test]
+    fn a_replica_that_fails_is_left_alone_and_the_last_one_never() {
+        let upstream = upstream(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"]);
+        let addresses: Vec<_> = upstream.replicas().iter().map(|replica| replica.address.clone()).collect();
+        for out in 1..4 {
+            fail(&upstream, &addresses[out - 1], 3);
+            assert!(chosen(&upstream, 100).iter().all(|address| !addresses[..out].contains(address)));
+        }
+        fail(&upstream, &addresses[3], 10);
+        assert!(chosen(&upstream, 100).iter().all(|address| *address == addresses[3]));
+        assert_eq!(upstream.ejections.get(), 3);
+        assert!(!upstream.is_up());
+        // What cannot go to the last goes to one that is out.
+        assert!(upstream.choose(&addresses[3..]).is_some());
+    }
+
+    #[test]
+    fn when_all_are_sick_all_are_used() {
+        let upstream = upstream(&["127.0.0.1:1", "127.0.0.1:2"]);
+        for replica in upstream.replicas().iter() {
+            replica.sicken();
+        }
+        let all = chosen(&upstream, 100);
+        assert!(upstream.replicas().iter().all(|replica| all.contains(&replica.address)));
+    }
+
+    #[test]
+    fn only_the_first_word_of_a_turn_counts_and_an_answer_under_way_is_life() {
+        let upstream = upstream(&["127.0.0.1:1"]);
+        let turn = upstream.choose(&[]).unwrap();
+        assert!(!turn.replica().shows_life());
+        turn.worked();
+        turn.failed();
+        assert!(upstream.is_up() && turn.replica().shows_life());
+        let replica = upstream.replicas()[0].clone();
+        drop(turn);
+        assert!(!replica.shows_life());
+        assert_eq!(replica.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_replica_keeps_its_number_and_no_two_have_the_same() {
+        let ids = Arc::default();
+        let section = |id: &str, ports: &[u16]| snapshot::Upstream {
+            id: UpstreamId(id.to_owned()),
+            replicas: ports.iter().map(|port| Address::Tcp(([127, 0, 0, 1], *port).into())).collect(),
+            protocol: Default::default(),
+            drain: Duration::ZERO,
+            health: None,
+        };
+        let new = |id, ports: &[u16]| Upstream::new(&section(id, ports), &ids, IntCounter::new("e", "E.").unwrap());
+        let numbers = |upstream: &Upstream| upstream.replicas().iter().map(|replica| replica.id).collect::<Vec<_>>();
+        let (one, other) = (new("a#r1", &[1, 2]), new("a#r1", &[1, 2]));
+        let before = [numbers(&one), numbers(&other)].concat();
+        one.replace(&section("a#r1", &[2, 3]));
+        let after = numbers(&one);
+        assert_eq!(after[0], before[1]);
+        let all: std::collections::BTreeSet<_> = before.iter().chain(&after[1..]).collect();
+        assert_eq!(all.len(), 5);
     }
 
     #[tokio::test]
