@@ -20,6 +20,9 @@ pub fn run(common: &Common) -> Done {
     let rows: Vec<Vec<String>> = sites.iter().map(row).collect();
     table::print(&heading, &rows);
     for site in &sites {
+        for address in &site.unwell {
+            say!("{}/{} is unwell: {address} does not answer its health check", site.project, site.branch);
+        }
         if let Some(Outcome::Failed { reason, .. }) =
             site.deployment.as_ref().and_then(|newest| newest.outcome.as_ref())
         {

@@ -13,6 +13,9 @@ pub fn run(common: &Common) -> Done {
     }
     say!("opri {} (pid {}) with edge {} (pid {})", status.version, status.pid, status.edge.version, status.edge.pid);
     say!("projects   {} ({} sites serve)", status.projects, status.sites_serving);
+    for unwell in &status.unwell {
+        say!("unwell     {} of {}", unwell.address, unwell.upstream.0);
+    }
     say!("http       {}", shown(&status.listeners.http));
     say!("https      {}", shown(&status.listeners.https));
     for (name, addresses) in

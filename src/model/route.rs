@@ -16,6 +16,13 @@ use super::project::SiteLimits;
 #[serde(transparent)]
 pub struct UpstreamId(pub String);
 
+impl UpstreamId {
+    /// Whether it names something of this site: a release of it, or the addresses that it runs at.
+    pub fn is_of(&self, site: &Site) -> bool {
+        self.0.strip_prefix(&site.to_string()).is_some_and(|rest| rest.starts_with(['#', '@']))
+    }
+}
+
 /// One entry of the routing section: which requests, and what becomes of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,8 +20,12 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 static ANSWERS: AtomicU64 = AtomicU64::new(0);
+static IS_BUSY: AtomicBool = AtomicBool::new(false);
+static IS_DEAF: AtomicBool = AtomicBool::new(false);
+static DEAF: Notify = Notify::const_new();
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -39,7 +43,10 @@ async fn main() {
         .route("/sse", get(sse))
         .route("/ws", any(upgrade))
         .route("/headers", any(headers))
-        .route("/die", post(die));
+        .route("/die", post(die))
+        .route("/up", get(up))
+        .route("/busy", post(busy))
+        .route("/deaf", post(deaf));
     // Who speaks HTTP/2 alone understands nothing else.
     let router = match Path::new("h2c").exists() {
         true => router.layer(axum::middleware::map_request(only_http2)),
@@ -47,7 +54,10 @@ async fn main() {
     };
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     let finish = async move {
-        terminate.recv().await;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            () = DEAF.notified() => {}
+        }
     };
     match std::env::var_os("SOCKET").filter(|_| !Path::new("port-only").exists()) {
         Some(socket) => {
@@ -60,6 +70,9 @@ async fn main() {
             let listener = TcpListener::bind((host.as_str(), port)).await.unwrap();
             axum::serve(listener, router).with_graceful_shutdown(finish).await.unwrap();
         }
+    }
+    if IS_DEAF.load(Ordering::Relaxed) {
+        std::future::pending().await
     }
 }
 
@@ -139,6 +152,25 @@ async fn headers(headers: HeaderMap) -> String {
         format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))
     };
     headers.iter().map(line).collect()
+}
+
+/// The health check that some stories ask for.
+async fn up() -> &'static str {
+    if IS_BUSY.load(Ordering::Relaxed) {
+        std::future::pending().await
+    }
+    "up"
+}
+
+/// Answers no health check any more, but everything else.
+async fn busy() {
+    IS_BUSY.store(true, Ordering::Relaxed);
+}
+
+/// Lives on, and listens no more.
+async fn deaf() {
+    IS_DEAF.store(true, Ordering::Relaxed);
+    DEAF.notify_one();
 }
 
 async fn die() {

@@ -5,6 +5,7 @@ mod visitors;
 mod world;
 
 mod access_log;
+mod balancing;
 mod certificates;
 mod cli;
 mod deploying;

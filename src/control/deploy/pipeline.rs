@@ -390,6 +390,7 @@ pub fn serving(release: &Release, active: &ActiveRecord) -> Active {
         replicas: active.replicas.iter().map(|placed| placed.address.clone()).collect(),
         protocol: release.app.protocol,
         drain: release.app.drain,
+        health: release.app.health.clone(),
     }
 }
 

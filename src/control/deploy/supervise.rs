@@ -1,4 +1,5 @@
-//! Keeps alive what serves: a replica that ends is taken out at once, and started again with a growing pause.
+//! Keeps alive what serves: a replica that ends, or that lives and answers nothing any more, is taken out at once, and
+//! started again with a growing pause.
 //!
 //! Called by the pipeline after a swap, and when control begins. The rule: a supervisor acts only while its replica is in
 //! the store as one that serves; after a swap it ends by itself.
@@ -67,12 +68,12 @@ impl Supervisor {
     async fn run(mut self) {
         loop {
             let since = Instant::now();
-            let how = self.workshop.runtime.exited(&self.placed.replica).await;
+            let how = self.over().await;
             if !self.is_wanted().await {
                 return;
             }
             let (site, release) = (&self.release.site, self.release.name());
-            tracing::warn!(%site, release, %how, "the app ended; it is started again");
+            tracing::warn!(%site, release, how, "the app serves no more; it is started again");
             if since.elapsed() >= WELL_FOR {
                 self.pause = Duration::ZERO;
             }
@@ -80,6 +81,15 @@ impl Supervisor {
             if !self.bring_back().await {
                 return;
             }
+        }
+    }
+
+    /// Waits until the replica is of no use any more; tells how that came.
+    async fn over(&self) -> String {
+        let upstream = self.release.upstream();
+        tokio::select! {
+            how = self.workshop.runtime.exited(&self.placed.replica) => how.to_string(),
+            () = self.workshop.live.stuck(&upstream, &self.placed.address) => "it answers nothing any more".to_owned(),
         }
     }
 

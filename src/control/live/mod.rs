@@ -18,9 +18,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout
 
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
-use crate::link::{Down, Generation, Purge, SiteTraffic, Up};
+use crate::link::{Down, Generation, Purge, SiteTraffic, Unwell, Up};
 use crate::model::address::Address;
-use crate::model::app::Protocol;
+use crate::model::app::{HealthCheck, Protocol};
 use crate::model::host::{HostName, HostPattern};
 use crate::model::machine::Listeners;
 use crate::model::name::Site;
@@ -63,6 +63,8 @@ pub struct Active {
     pub replicas: Vec<Address>,
     pub protocol: Protocol,
     pub drain: Duration,
+    /// How it showed that it was ready; the edge goes on asking.
+    pub health: HealthCheck,
 }
 
 /// What can be seen without asking the owner.
@@ -83,6 +85,7 @@ pub struct View {
 pub struct Live {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
+    unwell: watch::Receiver<Vec<Unwell>>,
 }
 
 /// What there is to begin with, so that an edge found running is never told less than it serves.
@@ -110,15 +113,31 @@ impl Live {
     pub async fn begin(beginning: Beginning) -> Result<Self, LiveError> {
         let (commands, queue) = mpsc::channel(QUEUE);
         let (show, view) = watch::channel(View::default());
-        let mut owner = Owner::new(beginning, queue, show).await?;
+        let (show_unwell, unwell) = watch::channel(Vec::new());
+        let mut owner = Owner::new(beginning, queue, (show, show_unwell)).await?;
         owner.say_everything().await;
         owner.settle().await?;
         tokio::spawn(owner.run());
-        Ok(Self { commands, view })
+        Ok(Self { commands, view, unwell })
     }
 
     pub fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// Replicas that do not answer their health check as they should.
+    pub fn unwell(&self) -> Vec<Unwell> {
+        self.unwell.borrow().clone()
+    }
+
+    /// Returns when a replica answers nothing at all any more.
+    pub async fn stuck(&self, upstream: &UpstreamId, address: &Address) {
+        let is_it = |one: &Unwell| one.is_stuck && one.upstream == *upstream && one.address == *address;
+        let mut unwell = self.unwell.clone();
+        if unwell.wait_for(|unwell| unwell.iter().any(is_it)).await.is_err() {
+            // Control is stopping, and nobody looks any more.
+            std::future::pending().await
+        }
     }
 
     /// Makes another conf hold: sockets, limits and routes. Nothing changes when a socket cannot be bound.
@@ -195,13 +214,14 @@ struct Owner {
     drains: HashMap<UpstreamId, Vec<oneshot::Sender<u64>>>,
     purges: HashMap<u64, Reply<u64>>,
     show: watch::Sender<View>,
+    show_unwell: watch::Sender<Vec<Unwell>>,
 }
 
 impl Owner {
     async fn new(
         beginning: Beginning,
         queue: mpsc::Receiver<Command>,
-        show: watch::Sender<View>,
+        (show, show_unwell): (watch::Sender<View>, watch::Sender<Vec<Unwell>>),
     ) -> Result<Self, LiveError> {
         let Beginning { conf, running, certificates } = beginning;
         let mut edge = Edge::connect(&conf.machine.state_dir).await?;
@@ -228,6 +248,7 @@ impl Owner {
             drains,
             purges,
             show,
+            show_unwell,
         })
     }
 
@@ -399,7 +420,8 @@ impl Owner {
                 }
             }
             Up::Traffic { sites } => self.show.send_modify(|view| view.traffic = sites),
-            Up::Hello { .. } | Up::Unwell { .. } | Up::Unknown => {}
+            Up::Unwell { replicas } => drop(self.show_unwell.send_replace(replicas)),
+            Up::Hello { .. } | Up::Unknown => {}
         }
     }
 
@@ -437,6 +459,8 @@ impl Owner {
         }
         let sockets = std::mem::take(&mut self.edge.sockets);
         self.sockets.adopt(&self.conf.machine.listeners, &self.edge.listeners, sockets);
+        // It says anew who is not well.
+        self.show_unwell.send_replace(Vec::new());
         let now = Instant::now();
         for waiting in &mut self.waiting {
             waiting.since = now;

@@ -10,7 +10,7 @@ use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
 use crate::link::paths;
 use crate::model::address::Address;
-use crate::model::app::Protocol;
+use crate::model::app::{HealthCheck, HealthWish, Protocol};
 use crate::model::cache::CachePolicy;
 use crate::model::certificate::Issuer;
 use crate::model::compression::CompressionPolicy;
@@ -19,12 +19,16 @@ use crate::model::machine::Listeners;
 use crate::model::name::Site;
 use crate::model::project::{Branch, Origin, Project, SiteLimits};
 use crate::model::route::{Route, Target, UpstreamId};
-use crate::model::snapshot::{Certificates, Routing, Settings, Upstream};
+use crate::model::snapshot::{Certificates, Health, Routing, Settings, Upstream};
 
 /// Where ACME's HTTP-01 is asked (RFC 8555 section 8.3).
 const CHALLENGES: &str = "/.well-known/acme-challenge";
 /// How long requests to a legacy upstream, or to control itself, may go on once it is gone from conf.
 const OWN_DRAIN: Duration = Duration::from_secs(30);
+/// What serves is asked whether it is well no more often than this, however eagerly its start is waited for.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// How long its answer may take.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn settings(conf: &Conf) -> Settings {
     Settings {
@@ -92,13 +96,14 @@ impl Plan<'_> {
                     replicas: addresses.clone(),
                     protocol,
                     drain: OWN_DRAIN,
-                    health: None,
+                    health: watched_by_wish(project, branch),
                 });
                 Target::Upstream(id)
             }
             (Origin::Repository(_), Some(active)) => {
-                let Active { upstream, replicas, protocol, drain } = active.clone();
-                self.routing.upstreams.push(Upstream { id: upstream.clone(), replicas, protocol, drain, health: None });
+                let Active { upstream, replicas, protocol, drain, health } = active.clone();
+                let (id, health) = (upstream.clone(), Some(watched(&health, branch)));
+                self.routing.upstreams.push(Upstream { id, replicas, protocol, drain, health });
                 Target::Upstream(upstream)
             }
             (Origin::Repository(_), None) => Target::Absent,
@@ -138,6 +143,24 @@ impl Plan<'_> {
 /// Whether a certificate's name is good for everything that `host` stands for.
 fn covers(name: &HostPattern, host: &HostPattern) -> bool {
     name == host || host.exact().is_some_and(|host| name.matches(host))
+}
+
+/// What a branch's replicas are asked while they serve.
+fn watched(check: &HealthCheck, branch: &Branch) -> Health {
+    let host = branch.hosts.iter().find_map(HostPattern::exact);
+    Health {
+        path: check.path.clone(),
+        status: check.status,
+        interval: check.interval.max(WATCH_INTERVAL),
+        timeout: WATCH_TIMEOUT,
+        host: host.map_or_else(|| "localhost".to_owned(), HostName::in_url),
+    }
+}
+
+/// Nothing is known of what runs already, so it is asked only when its file says what.
+fn watched_by_wish(project: &Project, branch: &Branch) -> Option<Health> {
+    let is_wished = project.app.health != HealthWish::default();
+    is_wished.then(|| watched(&project.app.clone().settle().health, branch))
 }
 
 fn own_route(host: HostPattern, path: &str) -> Route {
@@ -196,6 +219,30 @@ mod tests {
 
     const SHOP: &str = "upstream = \"127.0.0.1:1\"\n[app]\nprotocol = \"h2c\"\n\
         [limits]\nbody_max = \"1MiB\"\nrequests_per_second = 5\n[compression]\nskip = \"/account/*\"\n";
+
+    fn routed(home: &std::path::Path, project: &str) -> Routing {
+        let projects = home.join("projects");
+        fs::create_dir_all(&projects).unwrap();
+        fs::write(home.join("prime.toml"), "domain = \"test\"\n").unwrap();
+        fs::write(projects.join("shop.toml"), project).unwrap();
+        let conf = conf::load(home, None).unwrap().conf;
+        routing(&conf, &BTreeMap::new(), &[], SystemTime::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn what_runs_already_is_asked_how_it_is_only_when_its_file_says_so_and_never_in_haste() {
+        let home = tempfile::tempdir().unwrap();
+        let health = |lines: &str| {
+            let routing = routed(home.path(), &format!("upstream = \"127.0.0.1:1\"\n[app]\n{lines}"));
+            routing.upstreams.into_iter().find(|upstream| upstream.id.0.starts_with("shop")).unwrap().health
+        };
+        assert_eq!(health(""), None);
+        let up = health("health = { path = \"/up\", interval = \"10ms\", status = \"200\" }\n").unwrap();
+        assert_eq!((up.path.as_str(), up.status, up.interval), ("/up", (200, 200), WATCH_INTERVAL));
+        assert_eq!(up.host, "shop.test");
+        let slow = health("health = { interval = \"1m\" }\n").unwrap();
+        assert_eq!((slow.path.as_str(), slow.interval), ("/", Duration::from_secs(60)));
+    }
 
     #[test]
     fn what_a_project_says_travels_with_its_routes_and_its_upstream() {

@@ -106,6 +106,7 @@ pub async fn status_of(office: &Office) -> Status {
         dashboard: conf.machine.dashboard.as_ref().map(url),
         projects: conf.projects.len(),
         sites_serving: serving,
+        unwell: office.workshop.live.unwell(),
         faults: office.reload.faults(),
     }
 }

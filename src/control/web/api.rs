@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::link::PurgeScope;
+use crate::link::{PurgeScope, Unwell};
+use crate::model::address::Address;
 use crate::model::deployment::{Deployment, DeploymentId};
 use crate::model::machine::Listeners;
 use crate::model::name::{Commit, Site};
@@ -27,6 +28,9 @@ pub struct Status {
     pub dashboard: Option<String>,
     pub projects: usize,
     pub sites_serving: usize,
+    /// Replicas that do not answer their health check as they should.
+    #[serde(default)]
+    pub unwell: Vec<Unwell>,
     /// What the last reload of conf found wrong.
     pub faults: Vec<Fault>,
 }
@@ -50,6 +54,9 @@ pub struct SiteLine {
     pub since: Option<SystemTime>,
     /// Replicas that answer; `None` for a legacy upstream.
     pub replicas: Option<usize>,
+    /// Those of them, or of the upstream's addresses, that do not answer their health check as they should.
+    #[serde(default)]
+    pub unwell: Vec<Address>,
     /// Over the last minute.
     pub requests_per_second: f64,
     /// Of those, the share answered with 500 and above, 0 to 1.

@@ -49,15 +49,23 @@ fn row(rows: &mut String, line: &SiteLine) {
     // Writing to a string cannot fail.
     let _ = write!(
         rows,
-        "<tr><td><a href=\"{url}\">{name}</a><td>{release}<td><code>{commit}</code><td>{since}<td>{rate:.1}\
+        "<tr><td><a href=\"{url}\">{name}</a><td>{release}{unwell}<td><code>{commit}</code><td>{since}<td>{rate:.1}\
          <td>{errors:.1} %<td>{hits:.0} %<td>{deployment}",
         url = escaped(&line.url),
         release = line.release.as_deref().unwrap_or("–"),
+        unwell = unwell(line),
         rate = line.requests_per_second,
         errors = line.errors * 100.0,
         hits = line.cache_hits * 100.0,
         deployment = line.deployment.as_ref().map(standing).unwrap_or_default(),
     );
+}
+
+fn unwell(line: &SiteLine) -> String {
+    match line.unwell.len() {
+        0 => String::new(),
+        count => format!(" <span class=bad>{count} unwell</span>"),
+    }
 }
 
 fn standing(deployment: &Deployment) -> String {

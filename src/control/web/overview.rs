@@ -31,6 +31,7 @@ async fn line(office: &Office, conf: &Conf, project: &Project, site: Site) -> Re
     };
     let newest = history.newest(&site).await?;
     let rate = office.rates.of(&site, &office.workshop.live.view().traffic);
+    let unwell = office.workshop.live.unwell();
     let host = host_of(conf, &site);
     Ok(SiteLine {
         project: site.project.to_string(),
@@ -42,6 +43,7 @@ async fn line(office: &Office, conf: &Conf, project: &Project, site: Site) -> Re
             Origin::Repository(_) => Some(active.map_or(0, |active| active.replicas.len())),
             Origin::Upstream(_) => None,
         },
+        unwell: unwell.into_iter().filter(|one| one.upstream.is_of(&site)).map(|one| one.address).collect(),
         requests_per_second: rate.requests_per_second,
         errors: rate.errors,
         cache_hits: rate.cache_hits,
