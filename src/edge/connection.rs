@@ -17,9 +17,10 @@ use super::http2;
 use super::listen::Kind;
 use super::proxy_protocol::{self, Origin, Unread};
 use super::shared::Shared;
-use super::stream::{Socket, Stream};
+use super::stream::Stream;
 use super::tls::Certified;
 use super::visit::Visit;
+use super::wire::{Socket, Wire};
 use super::worker::Worker;
 
 /// How long a proxy may take to say whose connection it hands on: it sends that first, in one piece.
@@ -67,7 +68,7 @@ pub async fn serve(mut tcp: TcpStream, client: SocketAddr, kind: Kind, worker: A
             Ok(Err(_)) => return shared.metrics.limited("handshake_timeout"),
         }
     } else {
-        (false, Stream::new(Socket::Plain(tcp), ends.visit(None)))
+        (false, stream(Socket::Plain(tcp), ends.visit(None), shared))
     };
     match stream {
         (true, stream) => tokio::spawn(http2::serve(Box::new(stream), worker, place)),
@@ -114,5 +115,9 @@ async fn shake_hands(tcp: TcpStream, ends: Ends, shared: Arc<Shared>) -> Option<
     };
     let tls = start.into_stream(certified.config.clone()).await.ok()?;
     let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    Some((is_http2, Stream::new(Socket::Tls(Box::new(tls)), ends.visit(Some(certified)))))
+    Some((is_http2, stream(Socket::Tls(Box::new(tls)), ends.visit(Some(certified)), &shared)))
+}
+
+fn stream(socket: Socket, visit: Arc<Visit>, shared: &Arc<Shared>) -> Stream {
+    Stream::new(Wire::new(socket, Some(shared.clone())), visit)
 }

@@ -145,6 +145,8 @@ pub fn of_proxy(error: &Error) -> Option<Failure> {
         }
         // What `stream` says of a chunk that is none.
         (ErrorSource::Downstream, _) if io_kind(error) == Some(io::ErrorKind::InvalidData) => Some(Failure::Malformed),
+        // What `wire` says of a client that is too slow with its body.
+        (ErrorSource::Downstream, _) if io_kind(error) == Some(io::ErrorKind::TimedOut) => Some(Failure::BodyTimeout),
         (ErrorSource::Downstream, ReadTimedout) => Some(Failure::BodyTimeout),
         (ErrorSource::Downstream, _) => None,
         (_, ConnectRefused) => Some(Failure::Absent),

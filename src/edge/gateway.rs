@@ -5,7 +5,7 @@
 //! lets go of, when its answer has left.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use super::failure::{self, Failure};
 use super::fetch::pool::POOLED;
 use super::field::Fields;
 use super::headers::{self, Passing};
+use super::pace::Arrivals;
 use super::request::Asked;
 use super::respond::{Own, Told};
 use super::shared::Shared;
@@ -78,6 +79,7 @@ impl Passage {
 pub struct Journey {
     failure: Option<Failure>,
     body: u64,
+    arrivals: Option<Arrivals>,
     tried: Vec<Address>,
     has_missed: bool,
     turn: Option<Turn>,
@@ -123,7 +125,12 @@ impl ProxyHttp for Gateway {
         // pingora 0.9.1 writes the end of a chunked body twice when its last part is empty, as HTTP/2 has it
         // (`send_body_to1` in proxy_h1.rs): the second would be the beginning of the next request.
         body.take_if(|part| part.is_empty() && is_end);
-        journey.body += body.as_ref().map_or(0, Bytes::len) as u64;
+        let bytes = body.as_ref().map_or(0, Bytes::len);
+        journey.body += bytes as u64;
+        if is_awaited(session) && !self.comes_quickly(journey, bytes) {
+            journey.failure = Some(Failure::BodyTimeout);
+            return Error::err_down(ErrorType::Custom("the body comes too slowly"));
+        }
         let most = journey.passage.as_ref().map_or(0, |passage| passage.fetch.body_max);
         if journey.body > most && !session.was_upgraded() {
             journey.failure = Some(Failure::BodyTooLarge);
@@ -339,6 +346,27 @@ impl ProxyHttp for Gateway {
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Journey, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
+}
+
+impl Gateway {
+    /// Whether a body of HTTP/2, of which another part came, comes as quickly as it must.
+    fn comes_quickly(&self, journey: &mut Journey, bytes: usize) -> bool {
+        let now = Instant::now();
+        let rate = self.shared.settings.load().limits.body_rate;
+        let is_quick_enough = journey.arrivals.get_or_insert_with(|| Arrivals::new(rate, now)).come(bytes, now);
+        if !is_quick_enough {
+            self.shared.metrics.limited("body_rate");
+        }
+        is_quick_enough
+    }
+}
+
+/// Whether nothing but the body is waited for. HTTP/1's bodies are watched as they are read, by `wire`; an app that answers
+/// before it has all, and gRPC, wait for something else.
+fn is_awaited(session: &Session) -> bool {
+    let kind = session.req_header().headers.get(header::CONTENT_TYPE);
+    let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    session.is_http2() && !is_grpc && session.response_written().is_none()
 }
 
 /// Answers with a page about the failure.

@@ -25,7 +25,7 @@ use super::worker::{Worker, Workers};
 const BACKLOG: u32 = 1024;
 /// What the kernel keeps of an answer beyond what is on its way, in bytes. It would keep megabytes for each client that does
 /// not read, and when the machine's share for TCP is used up, nobody is answered.
-const UNSENT: u32 = 64 << 10;
+pub const UNSENT: u32 = 64 << 10;
 /// How long an accept loop waits when it cannot accept.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 

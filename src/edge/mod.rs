@@ -26,6 +26,8 @@ mod http2;
 mod id;
 mod listen;
 mod metrics;
+mod pace;
+mod patience;
 pub mod proxy_protocol;
 mod rates;
 mod request;
@@ -45,6 +47,7 @@ mod upstream;
 mod visit;
 mod visitor;
 mod watched;
+mod wire;
 mod worker;
 
 use std::fs::{DirBuilder, File, OpenOptions};

@@ -21,12 +21,10 @@ use pingora::protocols::{
     UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 
 use super::strict::chunks::Chunks;
 use super::visit::Visit;
+use super::wire::Wire;
 
 /// Writes are gathered up to this many bytes, so that a head and a small body leave together.
 const GATHER: usize = 16 << 10;
@@ -36,12 +34,6 @@ const AHEAD_MAX: usize = 64 << 10;
 const PART: usize = 4 << 10;
 /// How long a closing connection may take to say so.
 const SHUTDOWN: Duration = Duration::from_secs(2);
-
-#[derive(Debug)]
-pub enum Socket {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
 
 /// How much more of the stream belongs to the request at hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +59,7 @@ impl Allowance {
 
 #[derive(Debug)]
 pub struct Stream {
-    socket: Socket,
+    wire: Wire,
     allowance: Allowance,
     ahead: BytesMut,
     gathered: BytesMut,
@@ -75,8 +67,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(socket: Socket, visit: Arc<Visit>) -> Self {
-        Self { socket, allowance: Allowance::Open, ahead: BytesMut::new(), gathered: BytesMut::new(), visit }
+    pub fn new(wire: Wire, visit: Arc<Visit>) -> Self {
+        Self { wire, allowance: Allowance::Open, ahead: BytesMut::new(), gathered: BytesMut::new(), visit }
     }
 
     pub fn visit(&self) -> &Arc<Visit> {
@@ -99,6 +91,7 @@ impl Stream {
     /// Gives back the buffers of the request that is over; what was read ahead stays.
     pub fn rest(&mut self) {
         self.gathered = BytesMut::new();
+        self.wire.rest();
         if self.ahead.is_empty() {
             self.ahead = BytesMut::new();
         }
@@ -111,50 +104,46 @@ impl Stream {
 
     /// Reads from the socket itself, past what was read ahead.
     pub fn poll_socket(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_read(cx, buffer)
+        self.wire.poll_read(cx, buffer)
     }
 
     /// Writes some of these parts at once, if the socket takes them; nothing must be gathered.
     pub fn poll_parts(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.socket.poll_write(cx, parts)
+        self.wire.poll_write(cx, parts)
     }
 
     /// Whether all that was written has left our own buffers; TLS may have kept some.
     pub fn poll_pushed(&mut self, cx: &mut Context<'_>) -> bool {
-        match &self.socket {
-            Socket::Plain(_) => true,
-            Socket::Tls(_) => matches!(self.socket.poll_flush(cx), Poll::Ready(Ok(()))),
-        }
+        !self.wire.is_secure() || matches!(self.wire.poll_flush(cx), Poll::Ready(Ok(())))
     }
 
     /// Ends the connection so that nobody can take what has left for all there is.
     pub fn abort(&self) {
         // Plain HTTP shows it by a reset; TLS by ending without a word of it.
-        if let Socket::Plain(tcp) = &self.socket {
-            let _ = tcp.set_zero_linger();
+        if !self.wire.is_secure() {
+            self.wire.reset();
         }
     }
 
-    /// Writes what is gathered and then this, wholly. `within` is how long the client may take for any of it.
-    pub async fn send(&mut self, part: &[u8], within: Duration) -> io::Result<()> {
+    /// Writes what is gathered and then this, wholly.
+    pub async fn send(&mut self, part: &[u8]) -> io::Result<()> {
         let mut sent = 0;
-        while sent < self.gathered.len() + part.len() {
-            match timeout(within, poll_fn(|cx| self.poll_some(cx, part, sent))).await?? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                some => sent += some,
+        poll_fn(|cx| {
+            while self.gathered.len() + part.len() > sent {
+                let (gathered, rest) = match sent.checked_sub(self.gathered.len()) {
+                    Some(of_part) => (&[][..], &part[of_part..]),
+                    None => (&self.gathered[sent..], part),
+                };
+                match ready!(self.wire.poll_write(cx, &[IoSlice::new(gathered), IoSlice::new(rest)]))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    some => sent += some,
+                }
             }
-        }
+            self.wire.poll_flush(cx)
+        })
+        .await?;
         self.gathered.clear();
-        timeout(within, poll_fn(|cx| self.socket.poll_flush(cx))).await?
-    }
-
-    /// Writes on after so many bytes of both.
-    fn poll_some(&mut self, cx: &mut Context<'_>, part: &[u8], sent: usize) -> Poll<io::Result<usize>> {
-        let (gathered, rest) = match sent.checked_sub(self.gathered.len()) {
-            Some(of_part) => (&[][..], &part[of_part..]),
-            None => (&self.gathered[sent..], part),
-        };
-        self.socket.poll_write(cx, &[IoSlice::new(gathered), IoSlice::new(rest)])
+        Ok(())
     }
 
     /// Reads some more ahead; how many bytes, 0 at the end. Holds no buffer while it waits.
@@ -165,7 +154,7 @@ impl Stream {
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut part = [MaybeUninit::uninit(); PART];
         let mut buffer = ReadBuf::uninit(&mut part);
-        ready!(self.socket.poll_read(cx, &mut buffer))?;
+        ready!(self.wire.poll_read(cx, &mut buffer))?;
         self.ahead.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     }
@@ -205,7 +194,11 @@ impl Stream {
 
     fn poll_any(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
-            return self.socket.poll_read(cx, buffer);
+            return match self.allowance {
+                // A tunnel may be silent, and HTTP/2 knows of several bodies at once.
+                Allowance::Open => self.wire.poll_read(cx, buffer),
+                Allowance::Exactly(_) | Allowance::Chunked(_) => self.wire.poll_read_body(cx, buffer),
+            };
         }
         let some = self.ahead.len().min(buffer.remaining());
         buffer.put_slice(&self.ahead.split_to(some));
@@ -214,7 +207,7 @@ impl Stream {
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.gathered.is_empty() {
-            let sent = ready!(self.socket.poll_write(cx, &[IoSlice::new(&self.gathered)]))?;
+            let sent = ready!(self.wire.poll_write(cx, &[IoSlice::new(&self.gathered)]))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -237,7 +230,7 @@ impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         while this.gathered.len() + bytes.len() > GATHER {
-            let sent = ready!(this.socket.poll_write(cx, &[IoSlice::new(&this.gathered), IoSlice::new(bytes)]))?;
+            let sent = ready!(this.wire.poll_write(cx, &[IoSlice::new(&this.gathered), IoSlice::new(bytes)]))?;
             let gathered = this.gathered.len();
             this.gathered.advance(sent.min(gathered));
             match sent.checked_sub(gathered) {
@@ -252,42 +245,12 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
-        self.socket.poll_flush(cx)
+        self.wire.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
-        self.socket.poll_shutdown(cx)
-    }
-}
-
-impl Socket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
-            Socket::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self {
-            Socket::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
-            Socket::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, parts),
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Socket::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Socket::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        }
+        self.wire.poll_shutdown(cx)
     }
 }
 
@@ -301,10 +264,7 @@ impl Shutdown for Stream {
 
 impl UniqueID for Stream {
     fn id(&self) -> UniqueIDType {
-        match &self.socket {
-            Socket::Plain(tcp) => tcp.as_raw_fd(),
-            Socket::Tls(tls) => tls.get_ref().0.as_raw_fd(),
-        }
+        self.wire.tcp().as_raw_fd()
     }
 }
 
@@ -338,8 +298,9 @@ impl Peek for Stream {}
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
+    use super::super::wire::Socket;
     use super::*;
 
     async fn pair() -> (TcpStream, Stream) {
@@ -347,7 +308,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, address) = listener.accept().await.unwrap();
         let visit = Visit::new(address, listener.local_addr().unwrap(), None);
-        (client, Stream::new(Socket::Plain(server), visit))
+        (client, Stream::new(Wire::new(Socket::Plain(server), None), visit))
     }
 
     #[tokio::test]

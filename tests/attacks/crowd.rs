@@ -50,7 +50,12 @@ where
     attackers.join_all().await
 }
 
-/// Connects as the n-th of a crowd, from an address of the loopback that it shares with few.
+/// The address of the n-th of a crowd, which it shares with few.
+pub fn from(n: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 1, u8::try_from(n / OF_ONE).unwrap())
+}
+
+/// Where a crowd comes in.
 #[derive(Debug, Clone)]
 pub struct Gate {
     to: SocketAddr,
@@ -63,7 +68,7 @@ impl Gate {
     }
 
     pub async fn connect(&self, n: usize) -> io::Result<TcpStream> {
-        self.connect_from(Ipv4Addr::from_bits(0x7f00_0100 + (n / OF_ONE) as u32), None).await
+        self.connect_from(from(n), None).await
     }
 
     /// With so many bytes of room for what comes.

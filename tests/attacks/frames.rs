@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -155,16 +155,38 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> bool {
 
 /// Reads to the end; the code of the last GOAWAY.
 pub async fn until_closed(reader: &mut (impl AsyncRead + Unpin)) -> Option<u32> {
-    let (mut code, mut bytes, mut part) = (None, Vec::new(), [0; 16 << 10]);
+    let mut code = None;
+    read(reader, |kind, payload| {
+        if kind == GOAWAY {
+            code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+        }
+        true
+    })
+    .await;
+    code
+}
+
+/// Reads until so many streams were reset, or to the end.
+pub async fn until_reset(reader: &mut (impl AsyncRead + Unpin), count: u32) {
+    let mut left = count;
+    let reading = read(reader, |kind, _| {
+        left -= u32::from(kind == RST_STREAM);
+        left > 0
+    });
+    let _ = timeout(PATIENCE * 2, reading).await;
+}
+
+/// Shows each frame until that is enough.
+async fn read(reader: &mut (impl AsyncRead + Unpin), mut show: impl FnMut(u8, &[u8]) -> bool) {
+    let (mut bytes, mut part) = (Vec::new(), [0; 16 << 10]);
     while let Ok(read @ 1..) = reader.read(&mut part).await {
         bytes.extend_from_slice(&part[..read]);
         while let Some((kind, payload)) = take(&mut bytes) {
-            if kind == GOAWAY {
-                code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+            if !show(kind, &payload) {
+                return;
             }
         }
     }
-    code
 }
 
 /// The first whole frame.

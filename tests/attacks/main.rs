@@ -17,7 +17,9 @@ mod guests;
 mod origin;
 mod processor;
 
+mod bodies;
 mod descriptors;
 mod floods;
 mod handshakes;
 mod heads;
+mod unread;

@@ -109,15 +109,14 @@ async fn refuse(door: &mut Door, failure: Failure) {
     let own = Own::page(failure, None, &exchange.id);
     exchange.status = Some(own.status);
     let head = own.http1(Told { id: &exchange.id, cache: None, date: exchange.date() }, Some("close"));
-    if send(&mut door.stream, &head, &own.body, LINGER).await {
+    if let Ok(true) = timeout(LINGER, send(&mut door.stream, &head, &own.body)).await {
         linger(&mut door.stream).await;
     }
 }
 
 async fn send_rest(door: &mut Door, unsent: Unsent) -> bool {
-    let within = door.worker.shared.settings.load().limits.write_timeout;
     for part in &unsent.parts {
-        if !send(&mut door.stream, &[], part, within).await {
+        if !send(&mut door.stream, &[], part).await {
             return false;
         }
     }
@@ -137,8 +136,7 @@ async fn own(door: &mut Door, request: Request) -> bool {
     let body = if answer.has_body(&method) { &answer.body[..] } else { &[] };
     exchange.status = Some(answer.status);
     exchange.sent = body.len() as u64;
-    let within = door.worker.shared.settings.load().limits.write_timeout;
-    let is_sent = send(&mut door.stream, &head, body, within).await;
+    let is_sent = send(&mut door.stream, &head, body).await;
     drop(exchange);
     match rest.filter(|_| keeps_alive) {
         Some(rest) => is_sent && skip(&mut door.stream, rest).await,
@@ -155,7 +153,7 @@ async fn light(door: &mut Door, request: Request) -> bool {
     let Lane::Light(fetch, head) = lane else { return false };
     let limits = door.worker.shared.settings.load().limits;
     let upstream = fetch.claim.upstream().clone();
-    let mut client = Http1 { stream: &mut door.stream, keeps_alive, write_timeout: limits.write_timeout };
+    let mut client = Http1 { stream: &mut door.stream, keeps_alive };
     let mut errand = Errand {
         worker: &door.worker,
         limits,
@@ -210,7 +208,6 @@ async fn pingora(door: Door, request: Request) -> Option<Door> {
     session.set_pipelined_prefix(head);
     session.set_keepalive_reuses_remaining(Some(if keeps_alive { left } else { 0 }));
     session.set_read_timeout(Some(limits.body_timeout));
-    session.set_write_timeout(Some(limits.write_timeout));
     session.set_total_drain_timeout(Some(BODY_REST));
     let reused = tokio::select! {
         reused = worker.engine().process_new_http(session, &worker.stopping) => reused,
@@ -238,9 +235,9 @@ fn give(stream: &mut Stream, head: &mut BytesMut, framing: Framing) {
 }
 
 /// Writes both; whether they left.
-async fn send(stream: &mut Stream, head: &[u8], body: &[u8], within: Duration) -> bool {
+async fn send(stream: &mut Stream, head: &[u8], body: &[u8]) -> bool {
     stream.gathered().extend_from_slice(head);
-    stream.send(body, within).await.is_ok()
+    stream.send(body).await.is_ok()
 }
 
 /// Ends the connection from our side. Closing with bytes unread would reset it, and the answer with it: reads on for a

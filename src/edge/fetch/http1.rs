@@ -4,7 +4,6 @@
 //! those that the edge answers for; head and first part leave together.
 
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -22,7 +21,6 @@ pub struct Http1<'c> {
     pub stream: &'c mut Stream,
     /// Whether another request may follow. The answer may say no to that, and then this does as well.
     pub keeps_alive: bool,
-    pub write_timeout: Duration,
 }
 
 impl Client for Http1<'_> {
@@ -50,7 +48,7 @@ impl Client for Http1<'_> {
     }
 
     async fn part(&mut self, part: &[u8]) -> Result<(), Gone> {
-        self.stream.send(part, self.write_timeout).await.map_err(|_| Gone)
+        self.stream.send(part).await.map_err(|_| Gone)
     }
 
     async fn end(&mut self, part: &[u8]) -> Result<(), Gone> {

@@ -17,6 +17,9 @@ use crate::edge::field::Kind;
 use crate::edge::headers;
 use crate::edge::strict::response::Head;
 
+/// What is written at once, in bytes: each piece has the time of `write_timeout`, and one that has no window takes no more.
+pub const PIECE: usize = 16 << 10;
+
 pub struct Http2 {
     pub session: HttpSession,
 }
@@ -48,14 +51,16 @@ impl Client for Http2 {
     }
 
     async fn part(&mut self, part: &[u8]) -> Result<(), Gone> {
-        match part.is_empty() {
-            true => Ok(()),
-            false => self.session.write_body(Bytes::copy_from_slice(part), false).await.map_err(|_| Gone),
+        for piece in part.chunks(PIECE) {
+            self.session.write_body(Bytes::copy_from_slice(piece), false).await.map_err(|_| Gone)?;
         }
+        Ok(())
     }
 
     async fn end(&mut self, part: &[u8]) -> Result<(), Gone> {
-        self.session.write_body(Bytes::copy_from_slice(part), true).await.map_err(|_| Gone)
+        let (pieces, last) = part.split_at(part.len().saturating_sub(PIECE));
+        self.part(pieces).await?;
+        self.session.write_body(Bytes::copy_from_slice(last), true).await.map_err(|_| Gone)
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {

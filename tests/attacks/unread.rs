@@ -1,0 +1,169 @@
+//! Answers that nobody takes, or only drop by drop.
+
+use std::fs;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, interval, sleep};
+
+use crate::crowd::{End, Gate, crowd, from};
+use crate::field::besiege;
+use crate::frames::{PING, Speaker, WINDOW_UPDATE, frame, get, preface, until_reset};
+use crate::origin::LARGE;
+
+/// From the app, and from the cache.
+const PATHS: [&str; 2] = ["/large", "/stored-large"];
+/// By then it must be over, on a busy machine too.
+const LATE: Duration = Duration::from_secs(50);
+/// Streams of one connection.
+const STREAMS: u32 = 100;
+
+#[test]
+fn a_reader_that_is_too_slow_is_cut() {
+    besiege("[limits]\nwrite_rate = \"64KiB\"\n", |field| {
+        field.prime.get("http://shop.test/stored-large");
+        let gate = Gate::new(field.prime.address("http"));
+        let ends = field.withstands("1,000 slow readers of 10 MB", 64.0, slow(gate, 1000));
+        assert!(ends.iter().all(|end| end.after < LATE), "{ends:?}");
+        assert_eq!(field.reached("write_rate"), 1000.0);
+        let open = || fs::read_dir(format!("/proc/{}/fd", field.edge())).unwrap().count();
+        field.prime.until("their connections are gone", || open() < 100);
+    });
+}
+
+#[test]
+fn streams_that_are_not_read_are_ended() {
+    besiege("[limits]\nwrite_timeout = \"3s\"\n", |field| {
+        for path in PATHS {
+            let speaker = Speaker::new(field.prime);
+            let ends = field.withstands(&format!("800 streams of {path}, unread"), 64.0, unread(speaker, 8, path));
+            assert!(ends.iter().all(|end| *end < LATE), "{ends:?}");
+            let speaker = Speaker::new(field.prime);
+            let attack = format!("800 streams of {path}, no window");
+            let ends = field.withstands(&attack, 100.0, windowless(speaker, 8, path));
+            assert!(ends.iter().all(|end| *end < LATE), "{ends:?}");
+        }
+        assert!(field.reached("write_timeout") >= 16.0);
+    });
+}
+
+/// It may take far longer than a single wait.
+#[test]
+fn a_reader_that_goes_on_gets_all() {
+    besiege("[limits]\nwrite_timeout = \"1s\"\n", |field| {
+        let (gate, speaker) = (Gate::new(field.prime.address("http")), Speaker::new(field.prime));
+        let reading = field.attack(async move {
+            crowd(4, |n| {
+                let (gate, speaker, path) = (gate.clone(), speaker.clone(), PATHS[n % 2]);
+                async move {
+                    match n / 2 {
+                        0 => read_on(gate, path).await,
+                        _ => read_on_by_http2(speaker, path).await,
+                    }
+                }
+            })
+            .await
+        });
+        for (length, took) in field.prime.world.runtime.block_on(reading).unwrap() {
+            assert!(length >= LARGE && took > Duration::from_secs(3), "{length} bytes in {took:?}");
+        }
+    });
+}
+
+/// A drop every half second, into a small bucket. Every second of them asks the app, the others the cache.
+pub async fn slow(gate: Gate, count: usize) -> Vec<End> {
+    crowd(count, |n| {
+        let gate = gate.clone();
+        async move {
+            let mut stream = gate.connect_from(from(n), Some(4096)).await.unwrap();
+            let asking = format!("GET {} HTTP/1.1\r\nhost: shop.test\r\n\r\n", PATHS[n % 2]);
+            stream.write_all(asking.as_bytes()).await.unwrap();
+            let began = Instant::now();
+            let mut drop = [0; 1024];
+            while let Ok(1..) = stream.read(&mut drop).await {
+                sleep(Duration::from_millis(500)).await;
+            }
+            End { after: began.elapsed(), answer: Vec::new() }
+        }
+    })
+    .await
+}
+
+/// With windows as large as can be; nothing is read. How long until each connection was closed.
+pub async fn unread(speaker: Speaker, count: usize, path: &'static str) -> Vec<Duration> {
+    crowd(count, |n| {
+        let speaker = speaker.clone();
+        async move {
+            let mut stream = speaker.connect(n).await.unwrap();
+            let began = Instant::now();
+            let window = frame(WINDOW_UPDATE, 0, 0, &0x7000_0000u32.to_be_bytes());
+            let asking: Vec<u8> = (0..STREAMS).flat_map(|n| get(n * 2 + 1, path)).collect();
+            stream.write_all(&[preface(&[(4, 0x7fff_ffff)]), window, asking].concat()).await.unwrap();
+            // Whoever does not read learns of the end by writing.
+            let (mut every, ping) = (interval(Duration::from_millis(200)), frame(PING, 0, 0, &[0; 8]));
+            while stream.write_all(&ping).await.is_ok() && stream.flush().await.is_ok() {
+                every.tick().await;
+            }
+            began.elapsed()
+        }
+    })
+    .await
+}
+
+/// Without a window for any answer. How long until all streams of each connection were ended.
+pub async fn windowless(speaker: Speaker, count: usize, path: &'static str) -> Vec<Duration> {
+    crowd(count, |n| {
+        let speaker = speaker.clone();
+        async move {
+            let mut stream = speaker.connect(n).await.unwrap();
+            let began = Instant::now();
+            let asking: Vec<u8> = (0..STREAMS).flat_map(|n| get(n * 2 + 1, path)).collect();
+            stream.write_all(&[preface(&[(4, 0)]), asking].concat()).await.unwrap();
+            stream.flush().await.unwrap();
+            until_reset(&mut stream, STREAMS).await;
+            began.elapsed()
+        }
+    })
+    .await
+}
+
+/// Reads a part ten times a second; how much there was, and how long it took.
+async fn read_on(gate: Gate, path: &str) -> (usize, Duration) {
+    let mut stream = gate.connect_from(from(0), Some(64 << 10)).await.unwrap();
+    let asking = format!("GET {path} HTTP/1.1\r\nhost: shop.test\r\nconnection: close\r\n\r\n");
+    stream.write_all(asking.as_bytes()).await.unwrap();
+    let (began, mut length) = (Instant::now(), 0);
+    let mut part = vec![0; 256 << 10];
+    loop {
+        let mut here = 0;
+        while here < part.len() {
+            match stream.read(&mut part[here..]).await.unwrap() {
+                0 => return (length + here, began.elapsed()),
+                read => here += read,
+            }
+        }
+        length += here;
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn read_on_by_http2(speaker: Speaker, path: &str) -> (usize, Duration) {
+    let stream = TokioIo::new(speaker.connect(0).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let request =
+        ::http::Request::get(format!("https://shop.test{path}")).body(http_body_util::Empty::<bytes::Bytes>::new());
+    let mut body = sender.send_request(request.unwrap()).await.unwrap().into_body();
+    let (began, mut length, mut here) = (Instant::now(), 0, 0);
+    while let Some(frame) = body.frame().await {
+        let bytes = frame.unwrap().into_data().map_or(0, |data| data.len());
+        (length, here) = (length + bytes, here + bytes);
+        if here > 256 << 10 {
+            here = 0;
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    (length, began.elapsed())
+}
