@@ -141,6 +141,10 @@ fn receive_some(stream: &UnixStream, bytes: &mut Vec<u8>, descriptors: &mut VecD
             descriptors.extend(rights);
         }
     }
+    // A part holds the end of one message and the begin of the next. Beyond that nobody asked for them.
+    if descriptors.len() > 2 * DESCRIPTORS_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "more descriptors came than any message has"));
+    }
     bytes.extend_from_slice(&part[..received.bytes]);
     Ok(received.bytes)
 }
@@ -186,5 +190,18 @@ mod tests {
             super::super::Down::Unknown
         );
         assert!(receiver.receive::<super::super::Down>().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_nobody_asked_for_end_the_link() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (_, mut receiver) = split(b);
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let many = vec![socket.as_fd(); DESCRIPTORS_MAX];
+        a.writable().await.unwrap();
+        for _ in 0..3 {
+            send_some(&a, b"no line", &many).unwrap();
+        }
+        assert!(matches!(receiver.receive::<String>().await, Err(LinkError::Io(_))));
     }
 }
