@@ -3,6 +3,7 @@
 //! The one owner of everything that can change: sockets, tables, drains. Run by `mod.rs`. The rule: the newest control is
 //! obeyed, and without any the edge goes on with what holds.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::link::keys::Keys;
 use crate::link::{self, Down, Generation, Message, Purge, Receiver, Sender, SiteTraffic, Unwell, Up};
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Certificates, Section, SectionKind, Snapshot};
@@ -43,8 +45,8 @@ pub struct ControlLink {
 }
 
 impl ControlLink {
-    /// Makes the snapshot hold. Its listeners are bound when `binds`; faults of the other parts are said and passed over.
-    /// The ends are those of what shall be on disk, and of what the health checks find.
+    /// Makes the snapshot hold when it `binds` its listeners; faults of the other parts are said and passed over. The ends
+    /// are those of what shall be on disk, and of what the health checks find.
     pub async fn start(
         sockets: Sockets,
         snapshot: Snapshot,
@@ -64,6 +66,11 @@ impl ControlLink {
             ailing,
             unwell: None,
         };
+        if !binds {
+            // Control says everything before it hands over a socket; until then the last snapshot is only kept.
+            link.snapshot = snapshot;
+            return Ok(link);
+        }
         let is_known = snapshot != Snapshot::default();
         let Snapshot { settings, listeners, certificates, routing } = snapshot;
         let mut sections = vec![Section::Settings(settings), Section::Certificates(certificates)];
@@ -74,11 +81,9 @@ impl ControlLink {
                 tracing::error!(?kind, fault, "a part of the last snapshot does not hold");
             }
         }
-        if binds {
-            link.sockets.apply(&listeners, None)?;
-            link.shared.listeners.store(Arc::new(listeners.clone()));
-            link.snapshot.listeners = listeners;
-        }
+        link.sockets.apply(&listeners, None)?;
+        link.shared.listeners.store(Arc::new(listeners.clone()));
+        link.snapshot.listeners = listeners;
         Ok(link)
     }
 
@@ -171,7 +176,7 @@ impl ControlLink {
                 shared.listeners.store(Arc::new(listeners.clone()));
                 None
             }
-            Section::Certificates(certificates) => self.certify(certificates.clone()).await?,
+            Section::Certificates(certificates) => self.certify(certificates.clone(), descriptors).await?,
             Section::Routing(routing) => {
                 let before = shared.table.load_full();
                 let table = Table::compile(routing, &before, &shared.metrics).map_err(|error| error.to_string())?;
@@ -191,15 +196,17 @@ impl ControlLink {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Reads the certificates; the faults of those that are not taken.
-    async fn certify(&self, section: Certificates) -> Result<Option<String>, String> {
+    /// Takes the certificates; the faults of those that are not taken.
+    async fn certify(&self, section: Certificates, descriptors: Vec<OwnedFd>) -> Result<Option<String>, String> {
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let (table, faults) = shared.tls.table(&section.certificates, &shared.certificates.load());
+        let taken = tokio::task::spawn_blocking(move || {
+            let keys = descriptors.into_iter().next().map(Keys::open).transpose()?;
+            let (table, faults) = shared.tls.table(&section.certificates, keys.as_ref(), &shared.certificates.load());
             shared.certificates.store(Arc::new(table));
-            faults
+            Ok::<_, io::Error>(faults)
         });
-        let faults = read.await.map_err(|error| error.to_string())?;
+        let taken = taken.await.map_err(|error| error.to_string())?;
+        let faults = taken.map_err(|error| format!("the certificates that came cannot be read: {error}"))?;
         let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         Ok((!faults.is_empty()).then(|| faults.join("; ")))
     }

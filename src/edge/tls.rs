@@ -1,4 +1,4 @@
-//! Certificates: read from disk, checked, and found by the name a client asks for.
+//! Certificates: handed over by control or read from disk, checked, and found by the name a client asks for.
 //!
 //! `control_link` applies the section (off the async threads), `connection` looks up. The rule: a certificate that
 //! cannot be used never pushes out one that can, and a name without one gets a refused handshake, never another's.
@@ -15,6 +15,7 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, version};
 
+use crate::link::keys::{Keys, digest};
 use crate::model::certificate::CertificateFiles;
 use crate::model::host::{HostName, HostPattern};
 
@@ -74,6 +75,12 @@ impl CertTable {
         index.insert(name.as_str().to_owned(), certified.clone());
     }
 
+    /// What handshakes with each pair, by its digest: the same pair is never read twice, whatever hosts it serves.
+    fn configs(&self) -> HashMap<&str, &Arc<ServerConfig>> {
+        let all = self.exact.values().chain(self.wildcard.values());
+        all.map(|certified| (certified.files.digest.as_str(), &certified.config)).collect()
+    }
+
     fn get(&self, pattern: &HostPattern) -> Option<&Arc<Certified>> {
         match pattern {
             HostPattern::Exact(name) => self.exact.get(name.as_str()),
@@ -102,13 +109,21 @@ impl TlsSetup {
         Ok(Self { provider, ticketer, sessions, refusing: Arc::new(refusing) })
     }
 
-    /// The table of a section. Files whose digest is known are not read again; what fails leaves its hosts with the
-    /// certificate they had, and is named in the second part. Reads files: not for async threads.
-    pub fn table(&self, section: &[CertificateFiles], before: &CertTable) -> (CertTable, Vec<TlsError>) {
-        let mut table = CertTable::default();
-        let mut faults = Vec::new();
+    /// The table of a section. A pair whose digest is known is not read again; what fails leaves its hosts with the
+    /// certificate they had, and is named in the second part. May read files: not for async threads.
+    pub fn table(
+        &self,
+        section: &[CertificateFiles],
+        keys: Option<&Keys>,
+        before: &CertTable,
+    ) -> (CertTable, Vec<TlsError>) {
+        let (mut table, mut faults, known) = (CertTable::default(), Vec::new(), before.configs());
         for files in section {
-            match self.certified(files, before) {
+            let config = match known.get(files.digest.as_str()) {
+                Some(config) => Ok(Arc::clone(config)),
+                None => self.certify(files, keys),
+            };
+            match config.map(|config| Arc::new(Certified { files: files.clone(), config })) {
                 Ok(certified) => files.hosts.iter().for_each(|host| table.put(host, &certified)),
                 Err(fault) => {
                     faults.push(fault);
@@ -121,13 +136,12 @@ impl TlsSetup {
         (table, faults)
     }
 
-    fn certified(&self, files: &CertificateFiles, before: &CertTable) -> Result<Arc<Certified>, TlsError> {
-        let known = files.hosts.iter().filter_map(|host| before.get(host)).find(|known| known.files == *files);
-        if let Some(known) = known {
-            return Ok(known.clone());
-        }
-        let (chain, key) = (read(&files.chain)?, read(&files.key)?);
+    fn certify(&self, files: &CertificateFiles, keys: Option<&Keys>) -> Result<Arc<ServerConfig>, TlsError> {
         let path = || files.chain.display().to_string();
+        let (chain, key) = match keys.and_then(|keys| keys.pair(&files.digest)) {
+            Some(pair) => pair.map_err(|error| TlsError::Unreadable { path: path(), error })?,
+            None => (read(&files.chain)?, read(&files.key)?),
+        };
         if digest(&chain, &key) != files.digest {
             return Err(TlsError::Digest(path()));
         }
@@ -139,16 +153,8 @@ impl TlsSetup {
         let mut config = config(&self.provider, Arc::new(SingleCertAndKey::from(key)))?;
         config.ticketer = self.ticketer.clone();
         config.session_storage = self.sessions.clone();
-        Ok(Arc::new(Certified { files: files.clone(), config: Arc::new(config) }))
+        Ok(Arc::new(config))
     }
-}
-
-/// SHA-256 over the chain's bytes, then the key's, in lower-case hexadecimal.
-pub fn digest(chain: &[u8], key: &[u8]) -> String {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    context.update(chain);
-    context.update(key);
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1, and no early data: a replayed request could act twice (RFC 8470).
@@ -185,6 +191,7 @@ fn bracketed(address: IpAddr) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::link::keys::Packing;
 
     /// A self-signed certificate for these names in `directory`, as control would announce it.
     pub fn certificate(directory: &Path, names: &[&str]) -> CertificateFiles {
@@ -203,7 +210,7 @@ pub mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files =
             [certificate(directory.path(), &["a.test", "*.b.test"]), certificate(directory.path(), &["127.0.0.1"])];
-        let (table, faults) = TlsSetup::new().unwrap().table(&files, &CertTable::default());
+        let (table, faults) = TlsSetup::new().unwrap().table(&files, None, &CertTable::default());
         assert!(faults.is_empty());
         let (here, there) = ("127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap());
         let hosts = |name, local| table.find(name, local).map(|found| found.files.hosts[0].to_string());
@@ -219,9 +226,9 @@ pub mod tests {
         let directory = tempfile::tempdir().unwrap();
         let setup = TlsSetup::new().unwrap();
         let first = certificate(directory.path(), &["a.test"]);
-        let (before, _) = setup.table(std::slice::from_ref(&first), &CertTable::default());
+        let (before, _) = setup.table(std::slice::from_ref(&first), None, &CertTable::default());
         let changed = CertificateFiles { digest: "0".repeat(64), ..first.clone() };
-        let (after, faults) = setup.table(&[changed, certificate(directory.path(), &["b.test"])], &before);
+        let (after, faults) = setup.table(&[changed, certificate(directory.path(), &["b.test"])], None, &before);
         let anywhere = "127.0.0.1".parse().unwrap();
         assert_eq!(faults.len(), 1);
         assert!(Arc::ptr_eq(
@@ -229,5 +236,37 @@ pub mod tests {
             before.find(Some("a.test"), anywhere).unwrap()
         ));
         assert!(after.find(Some("b.test"), anywhere).is_some());
+    }
+
+    #[test]
+    fn a_pair_that_was_handed_over_needs_no_file_and_is_taken_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let setup = TlsSetup::new().unwrap();
+        let files = certificate(directory.path(), &["a.test", "b.test"]);
+        let mut packing = Packing::begin().unwrap();
+        packing.add(&files.digest, &read(&files.chain).unwrap(), &read(&files.key).unwrap()).unwrap();
+        let keys = Keys::open(packing.seal().unwrap()).unwrap();
+        std::fs::remove_file(&files.key).unwrap();
+        let none = CertTable::default();
+        assert_eq!(setup.table(std::slice::from_ref(&files), None, &none).1.len(), 1);
+        let (first, faults) = setup.table(std::slice::from_ref(&files), Some(&keys), &none);
+        assert!(faults.is_empty());
+        // The same pair for other hosts, without having travelled again.
+        let other = CertificateFiles { hosts: vec!["b.test".parse().unwrap(), "c.test".parse().unwrap()], ..files };
+        let (second, faults) = setup.table(&[other], None, &first);
+        assert!(faults.is_empty());
+        let config = |table: &CertTable, name| table.find(Some(name), "::1".parse().unwrap()).unwrap().config.clone();
+        assert!(Arc::ptr_eq(&config(&first, "a.test"), &config(&second, "c.test")));
+    }
+
+    #[test]
+    fn bytes_that_are_not_the_announced_ones_are_refused_however_they_came() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, other) = (certificate(directory.path(), &["a.test"]), certificate(directory.path(), &["b.test"]));
+        let mut packing = Packing::begin().unwrap();
+        packing.add(&files.digest, &read(&other.chain).unwrap(), &read(&other.key).unwrap()).unwrap();
+        let keys = Keys::open(packing.seal().unwrap()).unwrap();
+        let (table, faults) = TlsSetup::new().unwrap().table(&[files], Some(&keys), &CertTable::default());
+        assert!(matches!(faults[..], [TlsError::Digest(_)]) && table.exact.is_empty());
     }
 }

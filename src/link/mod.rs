@@ -4,6 +4,7 @@
 //! connection is the one that is obeyed. Messages are JSON lines, so that an older edge and a newer control understand
 //! each other: a message that one of them does not know reads as `Unknown` and is passed over.
 
+pub mod keys;
 mod wire;
 
 use std::time::Duration;
@@ -28,7 +29,9 @@ pub enum Down {
     /// Makes this section what holds. Answered by `Applied`.
     ///
     /// With a `Listeners` section travel the listening sockets themselves, one for each address in the order http,
-    /// https, metrics, but for those addresses that the edge's `Hello` named already.
+    /// https, metrics, but for those addresses that the edge's `Hello` named already. With a `Certificates` section
+    /// travels one descriptor (see `keys`) with those pairs that this connection did not carry yet; the edge reads files
+    /// for what it neither has nor was sent.
     Section { generation: Generation, section: Section },
     /// Makes stored responses unreachable. Answered by `Purged` when no request that starts later can see one.
     Purge { token: u64, purge: Purge },

@@ -10,7 +10,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -18,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use x509_parser::extensions::GeneralName;
 
 use super::{CertFault, Certificate, Pair};
+use crate::link::keys::digest;
 use crate::model::certificate::{CertificateFiles, Issuer, Validity};
 use crate::model::host::HostPattern;
 
@@ -163,13 +163,6 @@ fn validity(leaf: &x509_parser::certificate::X509Certificate<'_>) -> Validity {
         UNIX_EPOCH + Duration::from_secs(u64::try_from(at.timestamp()).unwrap_or_default())
     };
     Validity { not_before: time(leaf.validity().not_before), not_after: time(leaf.validity().not_after) }
-}
-
-fn digest(chain: &[u8], key: &[u8]) -> String {
-    let mut context = Context::new(&SHA256);
-    context.update(chain);
-    context.update(key);
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn write(directory: &Path, pair: &Pair, issuer: Issuer) -> io::Result<()> {

@@ -3,9 +3,10 @@
 //! Called by the owner of what is live. The rule: an edge is never started while another answers on its socket, and it
 //! shares nothing with this process that would end with it (no terminal, no pipe, no process group).
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,8 +16,11 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::link::keys::{Packing, digest};
 use crate::link::{self, Down, Generation, LinkError, Message, Receiver, Sender, Up, paths};
+use crate::model::certificate::CertificateFiles;
 use crate::model::machine::Listeners;
+use crate::model::snapshot::{Certificates, Section, SectionKind};
 
 /// From its start until an edge must have said hello. It needs about 20 ms.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +47,8 @@ pub enum EdgeError {
 pub struct Edge {
     sender: Sender,
     receiver: Receiver,
+    /// The digests of the certificates that it has by this connection.
+    given: HashSet<String>,
     pub pid: u32,
     pub version: String,
     /// The highest generation it has seen.
@@ -89,12 +95,37 @@ impl Edge {
         let Some(Message { message: Up::Hello { version, pid, generation, listeners }, descriptors }) = hello else {
             return Err(EdgeError::Silent);
         };
-        Ok(Self { sender, receiver, pid, version, generation, listeners, sockets: descriptors, was_adopted })
+        let given = HashSet::new();
+        Ok(Self { sender, receiver, given, pid, version, generation, listeners, sockets: descriptors, was_adopted })
     }
 
+    /// Says something; certificates that are new to this edge travel with the section that names them.
     pub async fn send(&mut self, message: &Down, descriptors: &[BorrowedFd<'_>]) -> Result<(), EdgeError> {
-        let sent = timeout(SEND_TIMEOUT, self.sender.send(message, descriptors)).await;
+        let keys = match message {
+            Down::Section { section: Section::Certificates(section), .. } => self.keys_for(section).await,
+            _ => None,
+        };
+        let beside: Vec<_> = descriptors.iter().copied().chain(keys.as_ref().map(AsFd::as_fd)).collect();
+        let sent = timeout(SEND_TIMEOUT, self.sender.send(message, &beside)).await;
         Ok(sent.map_err(|_| EdgeError::Silent)??)
+    }
+
+    /// The pairs of a section that this edge was not given yet. It may not be able to read the files itself.
+    async fn keys_for(&mut self, section: &Certificates) -> Option<OwnedFd> {
+        // What a section does not name the edge forgets.
+        let named: HashSet<&String> = section.certificates.iter().map(|files| &files.digest).collect();
+        self.given.retain(|digest| named.contains(digest));
+        let is_new = |files: &&CertificateFiles| !self.given.contains(&files.digest);
+        let new: Vec<_> = section.certificates.iter().filter(is_new).cloned().collect();
+        if new.is_empty() {
+            return None;
+        }
+        let packing = tokio::task::spawn_blocking(move || pack(&new)).await.map_err(io::Error::other).flatten();
+        let (packed, keys) = packing
+            .inspect_err(|error| tracing::error!(%error, "the certificates could not be handed to the edge"))
+            .ok()?;
+        self.given.extend(packed);
+        Some(keys)
     }
 
     /// Returns when the process is no more.
@@ -119,7 +150,14 @@ impl Edge {
     /// What the edge says next; `None` when it is gone. May be dropped and asked again.
     pub async fn receive(&mut self) -> Option<Up> {
         match self.receiver.receive().await {
-            Ok(message) => message.map(|message| message.message),
+            Ok(message) => {
+                let up = message.map(|message| message.message);
+                if let Some(Up::Applied { kind: SectionKind::Certificates, fault: Some(_), .. }) = up {
+                    // Which of them it has is not known.
+                    self.given.clear();
+                }
+                up
+            }
             Err(error) => {
                 tracing::warn!(%error, "the link to the edge is lost");
                 None
@@ -144,6 +182,24 @@ fn spawn(state_dir: &Path, log: &Path) -> io::Result<Child> {
         .stderr(output)
         .process_group(0)
         .spawn()
+}
+
+/// The digests and the bytes of those pairs whose files are as they were announced.
+fn pack(certificates: &[CertificateFiles]) -> io::Result<(HashSet<String>, OwnedFd)> {
+    let (mut packing, mut packed) = (Packing::begin()?, HashSet::new());
+    for files in certificates {
+        let read = fs::read(&files.chain).and_then(|chain| Ok((chain, fs::read(&files.key)?)));
+        match read {
+            _ if packed.contains(&files.digest) => {}
+            Ok((chain, key)) if digest(&chain, &key) == files.digest => {
+                packing.add(&files.digest, &chain, &key)?;
+                packed.insert(files.digest.clone());
+            }
+            Ok(_) => tracing::warn!(chain = %files.chain.display(), "this pair is being replaced"),
+            Err(error) => tracing::error!(chain = %files.chain.display(), %error, "this pair cannot be read"),
+        }
+    }
+    Ok((packed, packing.seal()?))
 }
 
 fn last_words(log: &Path) -> String {
