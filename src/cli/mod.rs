@@ -44,6 +44,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::link::PurgeScope;
 use crate::model::name::{Commit, ProjectName, Site};
+use crate::model::user::User;
 use crate::report;
 
 /// Hosts all of an organisation's web projects on one machine: CI-gated deploys, a caching gateway and automatic HTTPS.
@@ -131,6 +132,9 @@ enum Verb {
         state: PathBuf,
         #[arg(long)]
         await_sockets: bool,
+        /// Whom to become, as UID:GID
+        #[arg(long, requires = "await_sockets")]
+        user: Option<User>,
     },
     /// The app that `demo` deploys
     #[command(hide = true)]
@@ -226,7 +230,7 @@ fn run(line: Line) -> Done {
         Verb::Logs { site: None, .. } => Err(Failure::Told(Exit::Usage)),
         Verb::Purge { name, scope } => purge::run(&common, name, scope.meant()),
         Verb::Completions { shell } => completions::run(shell),
-        Verb::Edge { state, await_sockets } => serve::edge(&state, await_sockets),
+        Verb::Edge { state, await_sockets, user } => serve::edge(state, await_sockets, user),
         Verb::DemoApp => demo::app(),
     }
 }

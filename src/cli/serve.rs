@@ -1,13 +1,14 @@
 //! `opri serve`, and the edge that it starts.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tracing_subscriber::EnvFilter;
 
 use super::{Done, Exit, Failure};
 use crate::control::web::api::{Status, shown};
 use crate::control::{self, ServeError};
+use crate::model::user::User;
 use crate::{edge, report};
 
 pub fn run(dir: &Path) -> Done {
@@ -24,10 +25,10 @@ pub fn run(dir: &Path) -> Done {
 }
 
 /// The data plane, as a process of its own.
-pub fn edge(state_dir: &Path, await_sockets: bool) -> Done {
+pub fn edge(state_dir: PathBuf, await_sockets: bool, user: Option<User>) -> Done {
     log_to_stderr();
-    let options = edge::Options { state_dir: state_dir.to_owned(), await_sockets };
-    edge::main_loop(options).map_err(|error| Failure::new(report::with_causes(&error)))
+    let options = edge::Options { state_dir, await_sockets };
+    edge::main_loop(options, user).map_err(|error| Failure::new(report::with_causes(&error)))
 }
 
 /// What a person wants to know once everything is served.

@@ -39,7 +39,7 @@ use deploy::desk::Desk;
 use deploy::history::History;
 use deploy::{DeployError, Workshop, look_around};
 use hooks::Hooks;
-use live::{Beginning, Live, LiveError};
+use live::{Beginning, Home, Live, LiveError, RightsError};
 use observe::Observed;
 use reload::Reload;
 use runtime::{Runtime, RuntimeError};
@@ -72,6 +72,8 @@ pub enum ServeError {
     Deploy(#[from] DeployError),
     #[error(transparent)]
     Live(#[from] LiveError),
+    #[error(transparent)]
+    Rights(#[from] RightsError),
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("signals cannot be received: {0}")]
@@ -92,6 +94,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     let loaded = load(&dir)?;
     let (conf, faults) = (Arc::new(loaded.conf), loaded.faults);
     let state_dir = conf.machine.state_dir.clone();
+    let home = Home::of(&conf.machine)?;
 
     let store = Store::open(&state_dir).await?;
     let observed = Observed::new()?;
@@ -110,9 +113,8 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     let certificates = keep_certificates(conf_seen.clone(), challenges.clone()).await;
 
     let first = certificates.borrow().clone();
-    let live =
-        Live::begin(Beginning { conf: conf.clone(), running: std::mem::take(&mut found.running), certificates: first })
-            .await?;
+    let running = std::mem::take(&mut found.running);
+    let live = Live::begin(Beginning { home, conf: conf.clone(), running, certificates: first }).await?;
     tokio::spawn(certify(live.clone(), certificates.clone(), observed.clone()));
 
     let workshop = Arc::new(Workshop {

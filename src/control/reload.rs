@@ -147,6 +147,7 @@ fn needs_restart(old: &Conf, new: &Conf) -> Option<&'static str> {
     match () {
         () if old.state_dir != new.state_dir => Some("state_dir"),
         () if old.runtime != new.runtime => Some("runtime"),
+        () if old.edge_user != new.edge_user => Some("[edge] user"),
         () if old.build.parallel != new.build.parallel => Some("[build] parallel"),
         () => None,
     }

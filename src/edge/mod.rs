@@ -28,10 +28,12 @@ mod listen;
 mod metrics;
 mod pace;
 mod patience;
+mod place;
 pub mod proxy_protocol;
 mod rates;
 mod request;
 mod respond;
+mod rights;
 mod routing;
 mod shared;
 mod snapshot_file;
@@ -50,23 +52,21 @@ mod watched;
 mod wire;
 mod worker;
 
-use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::link::paths;
 use crate::model::snapshot::Snapshot;
+use crate::model::user::User;
 
 use control_link::ControlLink;
 use listen::Sockets;
+use place::Place;
 use shared::Shared;
 use worker::Workers;
 
@@ -79,7 +79,7 @@ const KEPT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Options {
     pub state_dir: PathBuf,
-    /// Whether control hands the listening sockets over; else they are bound from the last snapshot.
+    /// Whether control hands everything over; else the edge binds its sockets itself and serves its last snapshot.
     pub await_sockets: bool,
 }
 
@@ -90,6 +90,8 @@ pub enum EdgeError {
     #[error("cannot use {path}: {error}")]
     State { path: PathBuf, error: io::Error },
     #[error(transparent)]
+    Rights(#[from] rights::RightsError),
+    #[error(transparent)]
     Listen(#[from] listen::ListenError),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
@@ -99,17 +101,25 @@ pub enum EdgeError {
     Runtime(#[from] io::Error),
 }
 
-/// Runs an edge to its end, on a runtime of its own.
-pub fn main_loop(options: Options) -> Result<(), EdgeError> {
+/// Runs an edge to its end, as `user` when one is named, on a runtime of its own. For a process that has one thread.
+pub fn main_loop(options: Options, user: Option<User>) -> Result<(), EdgeError> {
     raise_descriptors();
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(options))
+    let place = Place::take(&options.state_dir, user)?;
+    rights::give_up(user, !options.await_sockets)?;
+    user.map_or(Ok(()), |user| rights::reach(&options.state_dir, user))?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(options, place))
 }
 
-/// Runs an edge until it is told to stop, by control or by a signal.
+/// Runs an edge in a process that keeps its rights.
 pub async fn run(options: Options) -> Result<(), EdgeError> {
+    let place = Place::take(&options.state_dir, None)?;
+    serve(options, place).await
+}
+
+/// Serves until it is told to stop, by control or by a signal.
+async fn serve(options: Options, place: Place) -> Result<(), EdgeError> {
     // Ours must be the process' TLS library before pingora installs its own; an error means that it is there already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let _lock = lock(&options.state_dir)?;
     let snapshot = snapshot_file::load(&options.state_dir);
     let shared = Shared::new(options.state_dir.clone(), snapshot.settings.clone())?;
     let (kept, keeping) = watch::channel(Snapshot::default());
@@ -119,7 +129,7 @@ pub async fn run(options: Options) -> Result<(), EdgeError> {
     let watching = tokio::spawn(health::watch(shared.clone(), tell));
     let log = tokio::spawn(shared.access_log.clone().carry(paths::access_log(&options.state_dir)));
     let keeper = tokio::spawn(snapshot_file::keep(options.state_dir.clone(), keeping));
-    let listener = listen(&options.state_dir)?;
+    let listener = place.listen()?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let within = tokio::select! {
         within = link.run(&listener) => within,
@@ -146,32 +156,4 @@ fn raise_descriptors() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files stays low");
     }
-}
-
-/// One edge a state directory, for as long as the file stays open.
-fn lock(state_dir: &Path) -> Result<File, EdgeError> {
-    let run = state_dir.join("run");
-    let wrong = |path: &Path| {
-        let path = path.to_owned();
-        move |error| EdgeError::State { path, error }
-    };
-    DirBuilder::new().recursive(true).mode(0o700).create(&run).map_err(wrong(&run))?;
-    let path = run.join("edge.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    let file = file.map_err(wrong(&path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(EdgeError::Taken(state_dir.to_owned())),
-        Err(error) => Err(wrong(&path)(error.into())),
-    }
-}
-
-/// The socket for control; one that an edge before left behind is replaced, for the lock is ours.
-fn listen(state_dir: &Path) -> Result<UnixListener, EdgeError> {
-    let path = paths::edge_socket(state_dir);
-    let removed = match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    removed.and_then(|()| UnixListener::bind(&path)).map_err(|error| EdgeError::State { path, error })
 }

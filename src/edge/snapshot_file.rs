@@ -52,7 +52,7 @@ fn write(state_dir: &Path, snapshot: &Snapshot) -> io::Result<()> {
     file.write_all(&serde_json::to_vec(snapshot)?)?;
     file.sync_all()?;
     std::fs::rename(&aside, &path)?;
-    File::open(state_dir)?.sync_all()
+    File::open(paths::edge_dir(state_dir))?.sync_all()
 }
 
 #[cfg(test)]
@@ -62,6 +62,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_damage_is_survived() {
         let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(paths::edge_dir(directory.path())).unwrap();
         let mut snapshot = Snapshot::default();
         snapshot.settings.cache.memory = 7;
         assert_eq!(load(directory.path()), Snapshot::default());

@@ -125,11 +125,26 @@ pub struct SiteTraffic {
     pub in_flight: u64,
 }
 
-/// File names in the state directory's `run/`, which both planes must know.
+/// Places in the state directory that both planes must know.
 pub mod paths {
     use std::path::{Path, PathBuf};
 
-    /// Where the edge listens for control.
+    /// All sockets.
+    pub fn run(state_dir: &Path) -> PathBuf {
+        state_dir.join("run")
+    }
+
+    /// The directories with the sockets of apps.
+    pub fn apps(state_dir: &Path) -> PathBuf {
+        state_dir.join("run/a")
+    }
+
+    /// The edge's own: the one place where it writes.
+    pub fn edge_dir(state_dir: &Path) -> PathBuf {
+        state_dir.join("edge")
+    }
+
+    /// Where the edge listens for control. Mode 0600.
     pub fn edge_socket(state_dir: &Path) -> PathBuf {
         state_dir.join("run/edge.sock")
     }
@@ -163,6 +178,11 @@ pub mod paths {
 
     /// The last good snapshot, written by the edge.
     pub fn snapshot(state_dir: &Path) -> PathBuf {
+        state_dir.join("edge/edge.json")
+    }
+
+    /// Where it lay before the edge had a directory of its own.
+    pub fn old_snapshot(state_dir: &Path) -> PathBuf {
         state_dir.join("edge.json")
     }
 }

@@ -18,3 +18,4 @@ pub mod push;
 pub mod release;
 pub mod route;
 pub mod snapshot;
+pub mod user;

@@ -86,7 +86,7 @@ fn an_unreadable_certificate_is_told_and_costs_nobody_else() {
 }
 
 /// A certificate of a CA that is not Prime's.
-fn issue(host: &str) -> (String, String, String) {
+pub fn issue(host: &str) -> (String, String, String) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

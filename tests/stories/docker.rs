@@ -9,7 +9,7 @@ use crate::visitors::Visitors;
 use crate::world::{Repo, World, deployment};
 
 /// Whether an engine answers; says loudly when none does.
-fn engine() -> bool {
+pub fn engine() -> bool {
     let answers = Command::new("docker").arg("version").output().is_ok_and(|output| output.status.success());
     if !answers {
         eprintln!("SKIPPED: no Docker engine answers, so no image was built and no container was run");
@@ -18,7 +18,7 @@ fn engine() -> bool {
 }
 
 /// What a world made in the engine, removed at its end.
-struct Cleaning(String);
+pub struct Cleaning(pub String);
 
 impl Drop for Cleaning {
     fn drop(&mut self) {
@@ -59,7 +59,7 @@ fn main() {
 "#;
 
 /// Compiles the server for a page, and commits it with its Dockerfile.
-fn commit(repo: &Repo, page: &str, dockerfile: &str) {
+pub fn commit(repo: &Repo, page: &str, dockerfile: &str) {
     repo.write("page.txt", page);
     repo.write("server.rs", SERVER);
     let binary: PathBuf = repo.path.join("server");

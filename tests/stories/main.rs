@@ -16,6 +16,7 @@ mod hooks;
 mod limits;
 mod proxied;
 mod reloading;
+mod rights;
 mod routing;
 mod serving;
 mod surviving;

@@ -127,15 +127,18 @@ mod tests {
 
     #[tokio::test]
     async fn an_app_that_does_not_speak_http_2_is_told_so() {
-        let (near, mut far) = tokio::io::duplex(4096);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
         let serving = async {
+            let (mut far, _) = listener.accept().await.unwrap();
             let _ = far.read(&mut [0; 1024]).await;
             let _ = far.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
         };
         let check = AppWish::default().settle().health;
         let asked = Asked { candidates: &[], check: &check, protocol: Protocol::H2c, host: "shop.test" };
-        let (answer, ()) = tokio::join!(exchange(near, &asked), serving);
-        let Err(Asking::Broken(reason)) = answer else { panic!("{:?}", answer.ok()) };
+        let question = Question { protocol: Protocol::H2c, path: &check.path, host: "shop.test" };
+        let (answer, ()) = tokio::join!(question.ask(&address), serving);
+        let Err(AskError::Broken(reason)) = answer else { panic!("{answer:?}") };
         let refused = asked.without_answer(&reason);
         assert!(refused.contains("by HTTP/2, which `protocol = \"h2c\"` asks for"), "{refused}");
     }

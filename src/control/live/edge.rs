@@ -1,12 +1,14 @@
 //! The edge as control sees it: a process that is found running or is started, and a connection to it.
 //!
-//! Called by the owner of what is live. The rule: an edge is never started while another answers on its socket, and it
-//! shares nothing with this process that would end with it (no terminal, no pipe, no process group).
+//! Called by the owner of what is live. The rule: an edge is never started while another answers on its socket; it
+//! shares nothing with this process that would end with it (no terminal, no pipe, no process group), and is given
+//! nothing of it that it does not need.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,19 +18,25 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::rights::{Home, RightsError};
 use crate::link::keys::{Packing, digest};
 use crate::link::{self, Down, Generation, LinkError, Message, Receiver, Sender, Up, paths};
 use crate::model::certificate::CertificateFiles;
 use crate::model::machine::Listeners;
 use crate::model::snapshot::{Certificates, Section, SectionKind};
+use crate::model::user::User;
 
 /// From its start until an edge must have said hello. It needs about 20 ms.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long another edge may take to answer when the one that was started found the place taken.
 const GIVEN_WAY: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Between two attempts to get an edge again.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// How long a message may take to be written: an edge that does not read is broken.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// What an edge is told of our environment. The rest may hold secrets of ours: it is where `{ env = "…" }` finds them.
+const ENVIRONMENT: [&str; 4] = ["OPRI_LOG", "RUST_BACKTRACE", "TOKIO_WORKER_THREADS", "MALLOC_ARENA_MAX"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
@@ -40,11 +48,14 @@ pub enum EdgeError {
     Silent,
     #[error(transparent)]
     Link(#[from] LinkError),
+    #[error(transparent)]
+    Rights(#[from] RightsError),
 }
 
 /// A connection to an edge that said hello.
 #[derive(Debug)]
 pub struct Edge {
+    home: Home,
     sender: Sender,
     receiver: Receiver,
     /// The digests of the certificates that it has by this connection.
@@ -63,18 +74,19 @@ pub struct Edge {
 
 impl Edge {
     /// Connects to the edge of this state directory, and starts one when none answers.
-    pub async fn connect(state_dir: &Path) -> Result<Self, EdgeError> {
-        let socket = paths::edge_socket(state_dir);
+    pub async fn connect(home: &Home) -> Result<Self, EdgeError> {
+        let socket = paths::edge_socket(&home.state_dir);
         if let Ok(stream) = UnixStream::connect(&socket).await {
-            return Self::greet(stream, true).await;
+            return Self::greet(home, stream, true).await;
         }
-        let log = state_dir.join("logs/edge.log");
-        let mut child = spawn(state_dir, &log).map_err(EdgeError::Spawn)?;
+        home.open_to(home.wanted())?;
+        let log = home.state_dir.join("logs/edge.log");
+        let mut child = spawn(home, &log).map_err(EdgeError::Spawn)?;
         let deadline = Instant::now() + START_TIMEOUT;
         let mut ended = None;
         while Instant::now() < deadline {
             if let Ok(stream) = UnixStream::connect(&socket).await {
-                return Self::greet(stream, ended.is_some()).await;
+                return Self::greet(home, stream, ended.is_some()).await;
             }
             if ended.is_none() {
                 // It may have given way to one that a control before this one had just started, and that answers soon.
@@ -89,14 +101,45 @@ impl Edge {
         Err(EdgeError::Silent)
     }
 
-    async fn greet(stream: UnixStream, was_adopted: bool) -> Result<Self, EdgeError> {
+    async fn greet(home: &Home, stream: UnixStream, was_adopted: bool) -> Result<Self, EdgeError> {
+        // The kernel's word, not the edge's: by this number it is ended when it does not answer.
+        let peer = stream.peer_cred().map_err(LinkError::Io)?;
+        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
         let (sender, mut receiver) = link::split(stream);
         let hello = timeout(START_TIMEOUT, receiver.receive()).await.map_err(|_| EdgeError::Silent)??;
-        let Some(Message { message: Up::Hello { version, pid, generation, listeners }, descriptors }) = hello else {
+        let Some(Message { message: Up::Hello { version, generation, listeners, .. }, descriptors }) = hello else {
             return Err(EdgeError::Silent);
         };
-        let given = HashSet::new();
-        Ok(Self { sender, receiver, given, pid, version, generation, listeners, sockets: descriptors, was_adopted })
+        let user = User { uid: peer.uid(), gid: peer.gid() };
+        if user.uid != home.wanted().uid {
+            tracing::warn!(%user, wanted = %home.wanted(), "the edge that runs has another user than conf says; \
+                stop `opri serve` and start it again to change that");
+        }
+        home.open_to(user)?;
+        let (home, given) = (home.clone(), HashSet::new());
+        Ok(Self {
+            home,
+            sender,
+            receiver,
+            given,
+            pid,
+            version,
+            generation,
+            listeners,
+            sockets: descriptors,
+            was_adopted,
+        })
+    }
+
+    /// The edge that comes after this one, which is gone; however long that takes.
+    pub async fn successor(&self) -> Self {
+        loop {
+            match Self::connect(&self.home).await {
+                Ok(edge) => return edge,
+                Err(error) => tracing::error!(%error, "no edge"),
+            }
+            sleep(TRY_AGAIN).await;
+        }
     }
 
     /// Says something; certificates that are new to this edge travel with the section that names them.
@@ -167,21 +210,19 @@ impl Edge {
 }
 
 /// Starts an edge in a process group of its own, so that Ctrl-C in a terminal reaches control alone, which then decides.
-fn spawn(state_dir: &Path, log: &Path) -> io::Result<Child> {
+fn spawn(home: &Home, log: &Path) -> io::Result<Child> {
     if let Some(dir) = log.parent() {
         fs::create_dir_all(dir)?;
     }
-    let output = fs::OpenOptions::new().create(true).append(true).open(log)?;
-    Command::new(std::env::current_exe()?)
-        .arg("edge")
-        .arg("--state")
-        .arg(state_dir)
-        .arg("--await-sockets")
-        .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(output)
-        .process_group(0)
-        .spawn()
+    let output = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
+    let mut edge = Command::new(std::env::current_exe()?);
+    edge.arg("edge").arg("--state").arg(&home.state_dir).arg("--await-sockets");
+    if let Some(user) = home.user {
+        edge.arg("--user").arg(user.to_string());
+    }
+    let environment = ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    edge.env_clear().envs(environment).current_dir("/");
+    edge.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0).spawn()
 }
 
 /// The digests and the bytes of those pairs whose files are as they were announced.

@@ -6,6 +6,7 @@
 
 mod edge;
 mod plan;
+mod rights;
 mod sockets;
 mod waiting;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
@@ -30,14 +31,13 @@ use crate::model::snapshot::{Section, SectionKind};
 use edge::Edge;
 pub use edge::EdgeError;
 use plan::{certificates, routing, settings};
+pub use rights::{Home, RightsError};
 pub use sockets::SocketError;
 use sockets::Sockets;
 use waiting::{ANSWER, Reply, Waiting, overdue, without_time};
 
 /// Changes that may wait for the owner; an asker waits when there are more.
 const QUEUE: usize = 256;
-/// Between two attempts to get an edge again.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// Between two messages that are sent only to see whether the edge still answers.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// What a drain may take beyond its own time before it is taken for done: an edge that was lost says nothing.
@@ -91,6 +91,7 @@ pub struct Live {
 /// What there is to begin with, so that an edge found running is never told less than it serves.
 #[derive(Debug)]
 pub struct Beginning {
+    pub home: Home,
     pub conf: Arc<Conf>,
     pub running: BTreeMap<Site, Active>,
     pub certificates: Vec<Certificate>,
@@ -223,8 +224,8 @@ impl Owner {
         queue: mpsc::Receiver<Command>,
         (show, show_unwell): (watch::Sender<View>, watch::Sender<Vec<Unwell>>),
     ) -> Result<Self, LiveError> {
-        let Beginning { conf, running, certificates } = beginning;
-        let mut edge = Edge::connect(&conf.machine.state_dir).await?;
+        let Beginning { home, conf, running, certificates } = beginning;
+        let mut edge = Edge::connect(&home).await?;
         let mut sockets = Sockets::default();
         sockets.adopt(&conf.machine.listeners, &edge.listeners, std::mem::take(&mut edge.sockets));
         if let Err(error) = sockets.bind(&conf.machine.listeners) {
@@ -441,17 +442,8 @@ impl Owner {
     /// The edge died or was lost. The sockets are kept here, so whoever connects meanwhile waits in their queues.
     async fn find_edge_again(&mut self) {
         tracing::error!(pid = self.edge.pid, "the edge is gone; another is started");
-        loop {
-            match Edge::connect(&self.conf.machine.state_dir).await {
-                Ok(edge) => {
-                    self.generation = self.generation.max(edge.generation);
-                    self.edge = edge;
-                    break;
-                }
-                Err(error) => tracing::error!(%error, "no edge"),
-            }
-            sleep(TRY_AGAIN).await;
-        }
+        self.edge = self.edge.successor().await;
+        self.generation = self.generation.max(self.edge.generation);
         if !self.edge.was_adopted {
             // An edge that began anew drains nothing.
             self.drains.clear();

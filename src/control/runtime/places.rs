@@ -3,16 +3,17 @@
 //! Used within `runtime`. The rule: every path is made of checked names, and what others may not see is made private
 //! before anything is put into it.
 
-use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::fs::{DirBuilder, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::error::RuntimeError;
 use super::replica::{Replica, ReplicaId};
+use crate::link::paths;
 use crate::model::address::SOCKET_PATH_MAX;
 use crate::model::name::Site;
 
@@ -48,9 +49,10 @@ impl Places {
         self.logs(site).join(format!("r{number}.build.log"))
     }
 
-    /// All nests and records, closed to everybody else: whatever the modes within, nobody comes through here.
+    /// All nests and records, closed to everybody but the edge's group: whatever the modes within, nobody else comes
+    /// through here.
     pub fn nests(&self) -> PathBuf {
-        self.state.join("run/a")
+        paths::apps(&self.state)
     }
 
     /// The directory of one replica's socket, which a container sees as `/run/opri`.
@@ -66,7 +68,8 @@ impl Places {
         self.nests().join(format!("{id}.json"))
     }
 
-    /// Makes a new replica's nest. A container's user may be anybody, so its nest is open within the closed `nests`.
+    /// Makes a new replica's nest, in the group that `nests` has, which is the edge's. A container's user may be anybody,
+    /// so its nest is open within the closed `nests`.
     pub fn make_nest(&self, mode: u32) -> Result<ReplicaId, RuntimeError> {
         make_private(&self.nests())?;
         let id = ReplicaId::random()?;
@@ -114,7 +117,7 @@ impl Places {
             Err(error) => return Err(RuntimeError::at(path, error.into())),
         };
         let metadata = handle.metadata().map_err(|error| RuntimeError::at(&path, error))?;
-        if !metadata.file_type().is_socket() {
+        if !metadata.file_type().is_socket() || self.is_our_own(&metadata)? {
             return Err(RuntimeError::NotASocket { path });
         }
         // A handle opened by path only cannot be changed itself; its name in /proc leads to the same file.
@@ -125,6 +128,19 @@ impl Places {
             Err(_) if metadata.permissions().mode() & 0o006 == 0o006 => Ok(true),
             Err(error) => Err(RuntimeError::at(path, error)),
         }
+    }
+
+    /// Whether it is one of Prime's own sockets under another name. The edge's user may write to the nest of a container,
+    /// and where the system lets it link what is not its own (fs.protected_hardlinks), it could have the admin socket
+    /// opened so.
+    fn is_our_own(&self, metadata: &Metadata) -> Result<bool, RuntimeError> {
+        let is_same = |path: &PathBuf| match path.symlink_metadata() {
+            Ok(own) => Ok((own.dev(), own.ino()) == (metadata.dev(), metadata.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(RuntimeError::at(path, error)),
+        };
+        let ours = entries(&paths::run(&self.state))?.iter().map(is_same).collect::<Result<Vec<_>, _>>()?;
+        Ok(ours.contains(&true))
     }
 
     fn logs(&self, site: &Site) -> PathBuf {

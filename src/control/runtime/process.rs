@@ -69,7 +69,7 @@ impl Process {
     ) -> Result<Replica, RuntimeError> {
         let folder = directory(release)?;
         let line = build::run_line(&release.app, folder)?;
-        let id = self.places.make_nest(0o700)?;
+        let id = self.places.make_nest(0o710)?;
         match launch::launch(&self.places, release, (id.clone(), number), (&line, env)).await {
             Ok((replica, child)) => {
                 self.reap(&id, child);

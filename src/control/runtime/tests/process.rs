@@ -179,6 +179,14 @@ async fn a_socket_is_opened_and_anything_else_in_its_place_refused() {
     std::os::unix::fs::symlink(&victim, &socket).unwrap();
     assert!(matches!(world.places().open_socket(&id), Err(RuntimeError::NotASocket { .. })));
     assert_eq!(std::fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let admin = world.dir.path().join("run/admin.sock");
+    let _admin = UnixListener::bind(&admin).unwrap();
+    std::fs::set_permissions(&admin, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::remove_file(&socket).unwrap();
+    std::fs::hard_link(&admin, &socket).unwrap();
+    assert!(matches!(world.places().open_socket(&id), Err(RuntimeError::NotASocket { .. })));
+    assert_eq!(std::fs::metadata(&admin).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[tokio::test]

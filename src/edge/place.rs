@@ -1,0 +1,117 @@
+//! What an edge holds of its state directory: the lock, the socket that control comes to, a directory of its own.
+//!
+//! Taken by `mod.rs` before the edge gives up its rights, so that lock and socket stay out of reach of the user that it
+//! becomes. The rule: one edge a state directory, and only control's user may connect.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchown, flock, fstat, open, openat,
+};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::process::geteuid;
+use tokio::net::UnixListener;
+
+use super::EdgeError;
+use crate::link::paths;
+use crate::model::user::User;
+
+/// Controls that may wait to be greeted; there is one.
+const BACKLOG: i32 = 16;
+
+#[derive(Debug)]
+pub struct Place {
+    /// Held for as long as it stays open.
+    _lock: File,
+    /// Bound, and nobody can connect yet.
+    socket: OwnedFd,
+}
+
+impl Place {
+    /// Takes it for an edge that will be `user`, or stays who it is.
+    pub fn take(state_dir: &Path, user: Option<User>) -> Result<Self, EdgeError> {
+        let run = paths::run(state_dir);
+        DirBuilder::new().recursive(true).mode(0o700).create(&run).map_err(wrong(&run))?;
+        let lock = lock(state_dir)?;
+        let own = paths::edge_dir(state_dir);
+        make_own(state_dir, &own, user).map_err(wrong(&own))?;
+        let path = paths::edge_socket(state_dir);
+        let socket = bind_anew(&path).map_err(wrong(&path))?;
+        Ok(Self { _lock: lock, socket })
+    }
+
+    /// Lets control connect from now on. Whoever listens is who the other end sees as its peer (unix(7), SO_PEERCRED),
+    /// so this comes after the change of the user.
+    pub fn listen(&self) -> io::Result<UnixListener> {
+        listen(&self.socket, BACKLOG)?;
+        UnixListener::from_std(self.socket.try_clone()?.into())
+    }
+}
+
+fn wrong(path: &Path) -> impl Fn(io::Error) -> EdgeError {
+    let path = path.to_owned();
+    move |error| EdgeError::State { path: path.clone(), error }
+}
+
+fn lock(state_dir: &Path) -> Result<File, EdgeError> {
+    let path = paths::run(state_dir).join("edge.lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(wrong(&path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(EdgeError::Taken(state_dir.to_owned())),
+        Err(error) => Err(wrong(&path)(error.into())),
+    }
+}
+
+/// The socket for control, in place of one that an edge before left behind, for the lock is ours.
+fn bind_anew(path: &Path) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(socket)
+}
+
+/// The edge's own directory. Only root can give it to another user.
+fn make_own(state_dir: &Path, own: &Path, user: Option<User>) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(own) {
+        Ok(()) => match std::fs::rename(paths::old_snapshot(state_dir), paths::snapshot(state_dir)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        },
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    match geteuid().is_root() {
+        true => give_to(own, user.unwrap_or(User { uid: 0, gid: 0 })),
+        false => Ok(()),
+    }
+}
+
+/// Gives a directory to a user, with the files in it that belong to who had it before. Not those of anybody else: a link
+/// to a file of root's would make that file the user's.
+fn give_to(dir: &Path, user: User) -> io::Result<()> {
+    let (uid, gid) = (Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)));
+    let dir = open(dir, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let before = fstat(&dir)?.st_uid;
+    if before == user.uid {
+        return Ok(());
+    }
+    for entry in Dir::read_from(&dir)? {
+        let file = openat(&dir, entry?.file_name(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = fstat(&file)?;
+        if stat.st_uid == before && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+    }
+    Ok(fchown(&dir, uid, gid)?)
+}
