@@ -166,7 +166,7 @@ pub mod paths {
 
     /// Where the edge writes a line for each request, and control reads them. Mode 0600.
     pub fn access_log(state_dir: &Path) -> PathBuf {
-        state_dir.join("logs/access.log")
+        state_dir.join("edge/access.log")
     }
 
     /// The old files of a log, by age: 1 is the newest.

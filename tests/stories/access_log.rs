@@ -41,7 +41,7 @@ fn hosting<'w>(world: &'w World) -> Conf<'w> {
 
 /// All lines that were written, the oldest first. Each is JSON and nothing that a terminal would obey.
 fn lines(prime: &Prime<'_>) -> Vec<Value> {
-    let log = prime.world.path().join("state/logs/access.log");
+    let log = prime.world.path().join("state/edge/access.log");
     let old = (1..=200).rev().map(|number| log.with_extension(format!("log.{number}")));
     let read = old.chain([log.clone()]).filter_map(|path| std::fs::read_to_string(path).ok());
     let text: String = read.collect();
@@ -197,7 +197,7 @@ fn nothing_that_a_client_sends_makes_a_line_more_or_a_terminal_obey() {
     // A hook's token is a password.
     prime.ask(Request::post("http://opri.test/events/secret").body(Full::default()).unwrap());
     prime.until("a line of the hook", || lines(&prime).iter().any(|line| line["target"] == "/events/..."));
-    let log = std::fs::read_to_string(world.path().join("state/logs/access.log")).unwrap();
+    let log = std::fs::read_to_string(world.path().join("state/edge/access.log")).unwrap();
     assert!(!log.contains("secret"));
 }
 
@@ -277,7 +277,7 @@ fn files_are_begun_anew_under_load_and_no_line_is_lost_torn_or_missed_by_who_fol
         told.len() >= expected.len()
     });
     assert!(sorted(told) == expected, "lines were missed or told twice");
-    let log = world.path().join("state/logs/access.log");
+    let log = world.path().join("state/edge/access.log");
     let files: Vec<u64> =
         (1..).map_while(|n| Some(std::fs::metadata(log.with_extension(format!("log.{n}"))).ok()?.len())).collect();
     assert!(files.len() > 5 && files.iter().all(|length| *length <= 64 << 10), "{files:?}");
@@ -357,7 +357,7 @@ fn what_is_looked_for_is_found() {
 fn a_log_is_written_as_conf_says_and_from_the_next_reload_on() {
     let world = World::new();
     let prime = hosting(&world).with("[log]\naccess = false\n").start();
-    let log = world.path().join("state/logs/access.log");
+    let log = world.path().join("state/edge/access.log");
     prime.get("http://shop.test/");
     let output = prime.opri(&["logs", "--access"]);
     assert_eq!(output.status.code(), Some(3));

@@ -33,6 +33,7 @@ fn an_edge_with_a_user_of_its_own_serves_all_the_same_and_can_do_nothing_else() 
     shop.commit("page 2");
     prime.deploys(&shop, "master");
     prime.says("https://shop.test", "page 2");
+    prime.until("the access log is written", || prime.does(&["logs", "--access", "shop"]).contains("shop.test"));
     assert!(prime.metrics().contains("opri_deployments_total"), "control's metrics are shown too");
     nobody.is(prime.edge_pid());
 }
@@ -66,12 +67,14 @@ fn its_user_may_reach_the_apps_and_neither_keys_nor_state_nor_the_admin_socket()
     prime.deploys(&shop, "master");
     prime.says("https://shop.test", "page");
     let (state, certs) = (world.path().join("state"), world.path().join("certs"));
-    prime.until("the snapshot is kept", || state.join("edge/edge.json").exists());
+    let is_written = |name: &str| state.join("edge").join(name).exists();
+    prime.until("snapshot and log are kept", || is_written("edge.json") && is_written("access.log"));
 
     let app = only(&state.join("run/a")).join("s");
     let may_connect = [state.join("run/control.sock"), state.join("run/metrics.sock"), app];
-    let own = [state.join("edge"), state.join("edge/edge.json")];
-    let all: Vec<PathBuf> = below(&state).into_iter().chain(below(&certs)).collect();
+    let own = [state.join("edge"), state.join("edge/edge.json"), state.join("edge/access.log")];
+    let is_settled = |path: &PathBuf| path.extension().is_none_or(|extension| extension != "new");
+    let all: Vec<PathBuf> = below(&state).into_iter().chain(below(&certs)).filter(is_settled).collect();
     for secret in ["state.redb", "run/admin.sock", "run/edge.sock", "run/edge.lock", "logs/edge.log", "git/shop.git"] {
         assert!(all.contains(&state.join(secret)), "{secret} is looked at");
     }
