@@ -10,7 +10,7 @@ use super::case::{Case, Then};
 use super::message::{self, Answer};
 
 /// Longer than every limit of the gateway under test.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Between two parts, so that they are read one by one.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Refusals of a request that was understood: another may follow.

@@ -10,7 +10,7 @@ use super::frames::{
     status, take,
 };
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// The stream of the case, and the one of the request after it.
 pub const CASE: u32 = 1;
 pub const NEXT: u32 = 3;
