@@ -4,6 +4,7 @@
 //! in `key`. The rule: a response is stored when its body has come whole, never before.
 
 pub mod condition;
+mod filling;
 mod key;
 mod memory;
 pub mod policy;
@@ -25,6 +26,7 @@ use super::headers::Sink;
 use super::request::Asked;
 use super::routing::Entry;
 use condition::{Shape, shape};
+use filling::{Filling, Held};
 use key::Key;
 use memory::{Epoch, Memory};
 use policy::{Vary, Wish};
@@ -92,16 +94,17 @@ pub enum Look {
 }
 
 #[derive(Debug)]
-pub struct Cache(Memory);
+pub struct Cache(Memory, Arc<Filling>);
 
 impl Cache {
     /// A cache of at most so many bytes.
     pub fn new(bytes: u64) -> Self {
-        Self(Memory::new(bytes))
+        Self(Memory::new(bytes), Filling::new(bytes))
     }
 
     pub fn resize(&self, bytes: u64) {
         self.0.resize(bytes);
+        self.1.resize(bytes);
     }
 
     pub fn bytes(&self) -> u64 {
@@ -164,12 +167,23 @@ pub struct Fill {
     invalidates: bool,
     head: Option<(Head, Option<u64>)>,
     body: BytesMut,
+    held: Held,
 }
 
 impl Fill {
     fn new(cache: &Cache, entry: &Entry, key: Key, encoding: String, rule: Option<CacheVerdict>) -> Self {
         let (object_max, asked) = (entry.cache.object_max, cache.0.epoch(&key));
-        Self { key, encoding, rule, object_max, asked, invalidates: false, head: None, body: BytesMut::new() }
+        Self {
+            key,
+            encoding,
+            rule,
+            object_max,
+            asked,
+            invalidates: false,
+            head: None,
+            body: BytesMut::new(),
+            held: Held::new(&cache.1),
+        }
     }
 
     fn invalidating(self) -> Self {
@@ -200,9 +214,10 @@ impl Fill {
         if self.head.is_none() {
             return;
         }
-        if (self.body.len() + part.len()) as u64 > self.object_max {
+        if (self.body.len() + part.len()) as u64 > self.object_max || !self.held.grow(part.len() as u64) {
             self.head = None;
             self.body = BytesMut::new();
+            self.held.give_back();
         } else {
             self.body.extend_from_slice(part);
         }
