@@ -23,7 +23,8 @@ use crate::model::machine::Limits;
 use super::admission::Place;
 use super::answer::{self, Fetch, What};
 use super::exchange::{self, Exchange};
-use super::fetch::{self, Errand, Outcome, http2::Http2};
+use super::fetch::http2::{Http2, PIECE};
+use super::fetch::{self, Errand, Outcome};
 use super::gateway::Passage;
 use super::request::Asked;
 use super::respond::{Own, Told};
@@ -210,7 +211,7 @@ async fn send(mut session: HttpSession, own: Own, mut exchange: Exchange) {
         // In parts, for the time to write is that of one.
         let mut rest = own.body;
         while !rest.is_empty() {
-            let part = rest.split_to(rest.len().min(AT_ONCE));
+            let part = rest.split_to(rest.len().min(PIECE));
             if session.write_body(part, rest.is_empty()).await.is_err() {
                 return;
             }

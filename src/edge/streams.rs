@@ -29,7 +29,7 @@ const STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Response bytes kept for one stream that does not read.
-const SEND_BUFFER: usize = 64 << 10;
+const SEND_BUFFER: usize = 16 << 10;
 /// Streams reset before they were taken, as many as the library thinks right.
 const RESETS: usize = 20;
 /// Streams reset because of what the client sent for them, in the life of a connection. What is still on its way for an

@@ -25,6 +25,7 @@ pub struct Http1<'c> {
 
 impl Client for Http1<'_> {
     const TAKES_CHUNKS: bool = true;
+    const PART: usize = 64 << 10;
 
     async fn interim(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Gone> {
         let to = self.stream.gathered();

@@ -26,6 +26,8 @@ pub struct Http2 {
 
 impl Client for Http2 {
     const TAKES_CHUNKS: bool = false;
+    /// A connection has a hundred of them.
+    const PART: usize = PIECE;
 
     /// The codec's `send_informational` is not within reach of what pingora gives (0.9.1).
     async fn interim(&mut self, _: &Head, _: &[u8]) -> Result<(), Gone> {

@@ -39,6 +39,8 @@ const INTERIMS: usize = 16;
 pub trait Client {
     /// Whether a chunked body is passed on with its framing.
     const TAKES_CHUNKS: bool;
+    /// What one read of a large body takes, in bytes.
+    const PART: usize;
 
     /// An answer before the answer, such as 103; it is not waited for.
     fn interim(&mut self, head: &Head, bytes: &[u8]) -> impl Future<Output = Result<(), Gone>> + Send;

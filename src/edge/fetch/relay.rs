@@ -12,9 +12,6 @@ use crate::edge::strict::chunks::{Broken, Chunks};
 use crate::edge::strict::response::{Framing, Head};
 use crate::edge::upstream::Turn;
 
-/// What one read of a large body takes, in bytes.
-const PART: usize = 64 << 10;
-
 /// An answer whose head has come.
 pub struct Answer {
     pub head: Head,
@@ -69,7 +66,7 @@ async fn body<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &mut A
         }
         client.part(part).await.map_err(|Gone| Outcome::Gone)?;
         answer.buffer.clear();
-        answer.buffer.reserve(PART);
+        answer.buffer.reserve(C::PART);
         from = 0;
         let reading = answer.line.read_buf(&mut answer.buffer);
         match errand.timer.within(errand.limits.upstream_timeout, reading).await {
