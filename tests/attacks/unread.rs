@@ -38,7 +38,7 @@ fn streams_that_are_not_read_are_ended() {
     besiege("[limits]\nwrite_timeout = \"3s\"\n", |field| {
         for path in PATHS {
             let speaker = Speaker::new(field.prime);
-            let ends = field.withstands(&format!("800 streams of {path}, unread"), 64.0, unread(speaker, 8, path));
+            let ends = field.withstands(&format!("800 streams of {path}, unread"), 100.0, unread(speaker, 8, path));
             assert!(ends.iter().all(|end| *end < LATE), "{ends:?}");
             let speaker = Speaker::new(field.prime);
             let attack = format!("800 streams of {path}, no window");
@@ -46,6 +46,16 @@ fn streams_that_are_not_read_are_ended() {
             assert!(ends.iter().all(|end| *end < LATE), "{ends:?}");
         }
         assert!(field.reached("write_timeout") >= 16.0);
+    });
+}
+
+/// What is read almost to its end, and then no more, stays on its way into the cache.
+#[test]
+fn answers_that_never_become_stored_have_their_share_of_memory() {
+    besiege("[limits]\nwrite_timeout = \"3s\"\n[cache]\nmemory = \"32MiB\"\nobject_max = \"16MiB\"\n", |field| {
+        let gate = Gate::new(field.prime.address("http"));
+        let ends = field.withstands("100 readers of 9 of 10 MB, to be stored", 64.0, almost(gate, 100));
+        assert!(ends.iter().all(|end| *end < LATE), "{ends:?}");
     });
 }
 
@@ -86,6 +96,27 @@ pub async fn slow(gate: Gate, count: usize) -> Vec<End> {
                 sleep(Duration::from_millis(500)).await;
             }
             End { after: began.elapsed(), answer: Vec::new() }
+        }
+    })
+    .await
+}
+
+/// Reads nine tenths of an answer that nobody has asked for, and waits. How long until each was closed.
+pub async fn almost(gate: Gate, count: usize) -> Vec<Duration> {
+    crowd(count, |n| {
+        let gate = gate.clone();
+        async move {
+            let mut stream = gate.connect_from(from(n), Some(64 << 10)).await.unwrap();
+            let asking = format!("GET /stored-large?{n} HTTP/1.1\r\nhost: shop.test\r\n\r\n");
+            stream.write_all(asking.as_bytes()).await.unwrap();
+            stream.read_exact(&mut vec![0; LARGE / 10 * 9]).await.unwrap();
+            let began = Instant::now();
+            // Whoever does not read learns of the end by writing; what is written is the beginning of another request.
+            let mut every = interval(Duration::from_millis(200));
+            while stream.write_all(b"G").await.is_ok() {
+                every.tick().await;
+            }
+            began.elapsed()
         }
     })
     .await
