@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ::http::Request;
 use http_body_util::Full;
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -108,23 +108,10 @@ where
 
 /// A new edge, with few descriptors.
 fn restart_with_few(field: &Field<'_>) {
-    let edge = field.edge();
-    let control = parent(edge);
-    prlimit(pid(control), Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) }).unwrap();
-    kill_process(pid(edge).unwrap(), Signal::KILL).unwrap();
-    field.prime.until("another edge", || field.prime.status()["edge"]["pid"].as_u64().is_some_and(|pid| pid != edge));
-    field.prime.says("http://shop.test", PAGE);
-    field.prime.says("https://shop.test", PAGE);
-}
-
-fn pid(number: u64) -> Option<Pid> {
-    Pid::from_raw(i32::try_from(number).unwrap())
-}
-
-fn parent(of: u64) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{of}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
-    line.trim().parse().unwrap()
+    field.restart(|control| {
+        let few = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
+        prlimit(Pid::from_raw(i32::try_from(control).unwrap()), Resource::Nofile, few).unwrap();
+    });
 }
 
 /// What the operators' listener says of the gateway's health.

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, nice, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -88,6 +88,18 @@ impl Field<'_> {
     /// The process under attack.
     pub fn edge(&self) -> u64 {
         self.prime.status()["edge"]["pid"].as_u64().unwrap()
+    }
+
+    /// Lets another edge begin, by a control of which something is changed before.
+    pub fn restart(&self, change: impl FnOnce(u64)) {
+        let edge = self.edge();
+        let status = fs::read_to_string(format!("/proc/{edge}/status")).unwrap();
+        let control = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+        change(control.trim().parse().unwrap());
+        kill_process(Pid::from_raw(i32::try_from(edge).unwrap()).unwrap(), Signal::KILL).unwrap();
+        self.prime.until("another edge", || self.prime.status()["edge"]["pid"].as_u64().is_some_and(|pid| pid != edge));
+        self.prime.says("http://shop.test", origin::PAGE);
+        self.prime.says("https://shop.test", origin::PAGE);
     }
 
     /// Runs what attackers do beside what the story goes on to look at.

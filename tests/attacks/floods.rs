@@ -93,21 +93,27 @@ fn windowless() -> Vec<u8> {
 #[test]
 fn a_flood_of_frames_ends_the_connection_that_it_comes_on() {
     besiege("", |field| {
-        let speaker = Speaker::new(field.prime);
-        let chosen = std::env::var("FLOOD").unwrap_or_default();
-        for (name, beginning, part) in FLOODS.iter().filter(|flood| flood.0.contains(&chosen)) {
-            let speaker = speaker.clone();
-            let fates = field.withstands(name, 10.0, async move {
-                crowd(CONNECTIONS, |n| {
-                    let speaker = speaker.clone();
-                    async move { flood(speaker.connect(n).await.unwrap(), beginning(), part).await }
-                })
-                .await
-            });
-            for fate in &fates {
+        for (name, beginning, part) in FLOODS {
+            let speaker = Speaker::new(field.prime);
+            for fate in field.withstands(name, 10.0, one(speaker, *beginning, *part)) {
                 let is_told = fate.code.is_none_or(|code| CODES.contains(&code));
                 assert!(fate.after < SOON && is_told, "{name}: {fate:?}");
             }
         }
     });
+}
+
+/// One after the other.
+pub async fn all(speaker: Speaker) {
+    for (_, beginning, part) in FLOODS {
+        one(speaker.clone(), *beginning, *part).await;
+    }
+}
+
+async fn one(speaker: Speaker, beginning: fn() -> Vec<u8>, part: fn(u32) -> Vec<u8>) -> Vec<Fate> {
+    crowd(CONNECTIONS, |n| {
+        let speaker = speaker.clone();
+        async move { flood(speaker.connect(n).await.unwrap(), beginning(), part).await }
+    })
+    .await
 }

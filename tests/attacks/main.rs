@@ -22,4 +22,5 @@ mod descriptors;
 mod floods;
 mod handshakes;
 mod heads;
+mod memory;
 mod unread;

@@ -173,6 +173,30 @@ async fn http2_streams_share_a_connection() {
     let _ = connection.await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_of_http2_ends_after_its_requests_and_loses_none() {
+    let mut world = World::with(limits(|limits| limits.keepalive_requests = 3)).await;
+    world.certify(&[&["shop.test"]]).await;
+    let (world, app) = shop(world).await;
+    let tls = connect(&world, "shop.test", &["h2"]).await.unwrap();
+    let (client, connection) = h2::client::handshake(tls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut answered = 0;
+    while let Ok(mut ready) = client.clone().ready().await {
+        let request = http::Request::get("https://shop.test/head").body(()).unwrap();
+        let Ok((response, _)) = ready.send_request(request, true) else { break };
+        match response.await {
+            Ok(response) => answered += u32::from(response.status() == 200),
+            // It was on its way when the end was announced, and may be sent again.
+            Err(error) => assert!(error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM), "{error}"),
+        }
+    }
+    assert_eq!((answered, app.asked()), (3, 3));
+    drop(client);
+    connection.await.unwrap().unwrap();
+    world.stop(DRAIN).await;
+}
+
 async fn connect(world: &World, name: &str, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
