@@ -6,9 +6,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::Method;
+
 use crate::model::app::Protocol;
 
 use super::cache::{self, CacheStatus, Fill, Hit};
+use super::compress::Negotiation;
 use super::failure::Failure;
 use super::request::Asked;
 use super::routing::{Answerer, Entry};
@@ -47,6 +50,8 @@ pub struct Fetch {
     pub fill: Option<Box<Fill>>,
     /// Of the request's body, in bytes.
     pub body_max: u64,
+    /// What becomes of the answer, when it can be compressed.
+    pub negotiation: Negotiation,
 }
 
 impl Fetch {
@@ -113,7 +118,12 @@ fn from_upstream(state: &Shared, entry: &Entry, upstream: &Arc<Upstream>, asked:
     if !upstream.has_replicas() {
         return Some(What::Refuse(Failure::Absent));
     }
-    Some(What::Fetch(Fetch { claim: upstream.claim()?, status, fill, body_max: body_max(state, entry) }))
+    let negotiation = match asked.method {
+        Method::HEAD => Negotiation::Off,
+        _ => Negotiation::of(&entry.compression, asked),
+    };
+    let (claim, body_max) = (upstream.claim()?, body_max(state, entry));
+    Some(What::Fetch(Fetch { claim, status, fill, body_max, negotiation }))
 }
 
 fn https_location(state: &Shared, entry: &Entry, asked: &Asked<'_>) -> Option<String> {

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result, RetryType};
+use pingora::{Error, ErrorType, OrErr, Result, RetryType};
 
 use crate::model::address::Address;
 use crate::model::app::Protocol;
@@ -22,6 +22,7 @@ use crate::model::machine::Limits;
 
 use super::answer::Fetch;
 use super::cache::CacheStatus;
+use super::compress::{self, Encoder, Negotiation};
 use super::connect::{Direct, Multiplexed, Streamed, Tunnel};
 use super::exchange::Exchange;
 use super::failure::{self, Failure};
@@ -62,15 +63,51 @@ pub struct Passage {
     pub exchange: Option<Exchange>,
     passing: Passing,
     fetch: Fetch,
+    /// What the answer goes through.
+    encoder: Option<Encoder>,
 }
 
 impl Passage {
     pub fn new(asked: &Asked<'_>, visit: &Visit, fetch: Fetch, exchange: &Exchange) -> Self {
-        Self { exchange: None, passing: Passing::new(asked, visit, &exchange.id), fetch }
+        Self { exchange: None, passing: Passing::new(asked, visit, &exchange.id), fetch, encoder: None }
     }
 
     pub fn upstream(&self) -> &Arc<Upstream> {
         self.fetch.claim.upstream()
+    }
+
+    /// Makes the head of an answer what it is when it leaves, and everything ready for its body.
+    fn compress(&mut self, response: &mut ResponseHeader) {
+        let Negotiation::On(coding) = self.fetch.negotiation else { return };
+        let fields = Fields::Map(&response.headers);
+        if !compress::is_eligible(response.status, fields) {
+            return;
+        }
+        let length = fields.text("content-length").and_then(|length| length.parse().ok());
+        self.encoder = coding.and_then(|coding| Encoder::new(coding, length).ok());
+        let coding = coding.filter(|_| self.encoder.is_some());
+        compress::rewrite_map(response, coding);
+        if let Some(fill) = &mut self.fetch.fill {
+            fill.negotiated(coding);
+        }
+    }
+
+    /// Puts what leaves in the place of what came.
+    fn encode(&mut self, body: &mut Option<Bytes>, is_end: bool) -> Result<()> {
+        let Some(mut encoder) = self.encoder.take() else { return Ok(()) };
+        let broken = || "encoding a body";
+        encoder.add(body.as_deref().unwrap_or_default()).or_err_with(ErrorType::InternalError, broken)?;
+        let part = match is_end {
+            true => encoder.end(),
+            false => {
+                let part = encoder.part();
+                self.encoder = Some(encoder);
+                part
+            }
+        };
+        let part = part.or_err_with(ErrorType::InternalError, broken)?;
+        *body = (!part.is_empty()).then(|| part.into());
+        Ok(())
     }
 }
 
@@ -250,6 +287,7 @@ impl ProxyHttp for Gateway {
         response.set_version(Version::HTTP_11);
         let machine_max = self.shared.settings.load().cache.object_max;
         let Some(passage) = &mut journey.passage else { return Ok(()) };
+        passage.compress(response);
         let fetch = &mut passage.fetch;
         let fields = Fields::Map(&response.headers);
         let is_stored = fetch
@@ -273,9 +311,9 @@ impl ProxyHttp for Gateway {
         is_end: bool,
         journey: &mut Journey,
     ) -> Result<Option<Duration>> {
-        let Some(fill) = journey.passage.as_mut().and_then(|passage| passage.fetch.fill.as_mut()) else {
-            return Ok(None);
-        };
+        let Some(passage) = &mut journey.passage else { return Ok(None) };
+        passage.encode(body, is_end)?;
+        let Some(fill) = &mut passage.fetch.fill else { return Ok(None) };
         if let Some(body) = body {
             fill.add(body);
         }
@@ -283,6 +321,20 @@ impl ProxyHttp for Gateway {
             fill.end(&self.shared.cache);
         }
         Ok(None)
+    }
+
+    /// Trailers stand in the place of the end of a body, and what is encoded has one of its own.
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        _: &mut HeaderMap,
+        journey: &mut Journey,
+    ) -> Result<Option<Bytes>> {
+        let mut end = None;
+        if let Some(passage) = &mut journey.passage {
+            passage.encode(&mut end, true)?;
+        }
+        Ok(end)
     }
 
     async fn response_filter(

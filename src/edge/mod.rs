@@ -9,6 +9,7 @@ mod admission;
 mod answer;
 mod cache;
 mod clock;
+mod compress;
 mod connect;
 mod connection;
 mod control_link;

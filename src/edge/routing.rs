@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::cache::CachePolicy;
+use crate::model::compression::CompressionPolicy;
 use crate::model::host::HostName;
 use crate::model::name::Site;
 use crate::model::route::{Route, RouteTable, Target, UpstreamId};
@@ -49,6 +50,7 @@ pub struct Entry {
     pub rates: Option<Arc<Rates>>,
     /// In place of the machine's.
     pub body_max: Option<u64>,
+    pub compression: CompressionPolicy,
 }
 
 #[derive(Debug)]
@@ -92,8 +94,8 @@ impl Table {
             let (site, https_only, cache) = (route.site.clone(), route.https_only, route.cache.clone());
             let meter = metrics.site(route.site.as_ref());
             let rates = rates.of(route, &before.rates);
-            let body_max = route.limits.body_max;
-            let entry = Arc::new(Entry { to, site, https_only, cache, meter, rates, body_max });
+            let (body_max, compression) = (route.limits.body_max, route.compression.clone());
+            let entry = Arc::new(Entry { to, site, https_only, cache, meter, rates, body_max, compression });
             entries.push((route.host.clone(), route.path.clone(), entry));
         }
         let routes = RouteTable::build(entries).map_err(|conflicts| {

@@ -8,6 +8,7 @@ mod access_log;
 mod balancing;
 mod certificates;
 mod cli;
+mod compressing;
 mod deploying;
 mod docker;
 mod full_disk;

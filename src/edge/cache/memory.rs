@@ -11,7 +11,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache as QuickCache;
 
 use super::key::Key;
-use super::stored::Stored;
+use super::stored::{Stored, Variant};
 
 /// Entries that room is made for at the start.
 const ENTRIES: usize = 1024;
@@ -56,16 +56,9 @@ impl Memory {
         Self { entries: QuickCache::with_weighter(ENTRIES, bytes, ByBytes), epochs }
     }
 
-    /// `encoding` is the request's, asked for only when the answer depends on it.
-    pub fn find(&self, key: &Key, encoding: impl FnOnce() -> String) -> Option<Arc<Stored>> {
-        let variants = self.entries.get(key)?;
-        match variants.first()?.encoding {
-            None => variants.first().cloned(),
-            Some(_) => {
-                let encoding = encoding();
-                variants.iter().find(|stored| stored.encoding.as_deref() == Some(&encoding)).cloned()
-            }
-        }
+    /// The variant that is right for a request.
+    pub fn find(&self, key: &Key, is_right: impl Fn(&Variant) -> bool) -> Option<Arc<Stored>> {
+        self.entries.get(key)?.iter().find(|stored| is_right(&stored.variant)).cloned()
     }
 
     /// To be taken before a response is asked for, and given to `store`.
@@ -83,7 +76,8 @@ impl Memory {
         let others = before
             .iter()
             .flat_map(|variants| variants.iter())
-            .filter(|other| stored.encoding.is_some() && other.encoding.is_some() && other.encoding != stored.encoding);
+            .filter(|other| ![&other.variant, &stored.variant].contains(&&Variant::All))
+            .filter(|other| other.variant != stored.variant);
         let others: Vec<_> = others.take(VARIANTS_MAX - 1).cloned().collect();
         let variants = std::iter::once(Arc::new(stored)).chain(others).collect();
         self.entries.insert(key, variants);
@@ -148,6 +142,7 @@ mod tests {
     use super::super::policy::Freshness;
     use super::super::stored::Head;
     use super::*;
+    use crate::edge::compress::Coding;
     use crate::edge::request::tests::asking;
     use crate::model::route::UpstreamId;
 
@@ -156,11 +151,10 @@ mod tests {
         asking(target, "Host: shop.test\r\n", false, |asked| Key::new(&"shop".parse().unwrap(), &id, &asked.unwrap()))
     }
 
-    fn stored(body: &'static [u8], encoding: Option<&str>) -> Stored {
+    fn stored(body: &'static [u8], variant: Variant) -> Stored {
         let freshness = Freshness { lifetime: Duration::from_secs(60), age: Duration::ZERO };
-        let encoding = encoding.map(str::to_owned);
         let head =
-            Head { status: StatusCode::OK, headers: HeaderMap::new(), encoding, freshness, since: Instant::now() };
+            Head { status: StatusCode::OK, headers: HeaderMap::new(), variant, freshness, since: Instant::now() };
         Stored::new(head, Bytes::from_static(body))
     }
 
@@ -173,25 +167,33 @@ mod tests {
         let memory = Memory::new(1 << 20);
         let (before, other) = (memory.epoch(&key("/a")), memory.epoch(&key("/b")));
         assert_eq!(memory.purge(|_| true), 0);
-        memory.store(key("/a"), stored(b"old", None), before);
-        memory.store(key("/b"), stored(b"old", None), other);
-        assert!(memory.find(&key("/a"), String::new).is_none() && memory.find(&key("/b"), String::new).is_none());
-        put(&memory, "/a", stored(b"new", None));
+        memory.store(key("/a"), stored(b"old", Variant::All), before);
+        memory.store(key("/b"), stored(b"old", Variant::All), other);
+        assert!(memory.find(&key("/a"), |_| true).is_none() && memory.find(&key("/b"), |_| true).is_none());
+        put(&memory, "/a", stored(b"new", Variant::All));
         let running = memory.epoch(&key("/a"));
         memory.remove(&key("/a"));
-        memory.store(key("/a"), stored(b"old", None), running);
-        assert!(memory.find(&key("/a"), String::new).is_none());
+        memory.store(key("/a"), stored(b"old", Variant::All), running);
+        assert!(memory.find(&key("/a"), |_| true).is_none());
     }
 
     #[test]
     fn each_coding_has_its_own_answer_unless_there_is_one_for_all() {
         let memory = Memory::new(1 << 20);
-        put(&memory, "/", stored(b"gzip", Some("gzip")));
-        put(&memory, "/", stored(b"br", Some("br")));
-        let body = |encoding: &str| memory.find(&key("/"), || String::from(encoding)).map(|stored| stored.body.clone());
-        assert_eq!((body("gzip"), body("br"), body("")), (Some("gzip".into()), Some("br".into()), None));
-        put(&memory, "/", stored(b"all", None));
-        assert_eq!((body("gzip"), body("")), (Some("all".into()), Some("all".into())));
+        let of_app = |accepted: &str| Variant::AcceptEncoding(accepted.to_owned());
+        let (brotli, none) = (Variant::Coding(Some(Coding::Brotli)), Variant::Coding(None));
+        for (body, variant) in [(&b"gzip"[..], of_app("gzip")), (b"br", brotli.clone()), (b"plain", none.clone())] {
+            put(&memory, "/", stored(body, variant));
+        }
+        let body = |wanted: &Variant| {
+            memory.find(&key("/"), |own| *own == Variant::All || own == wanted).map(|stored| stored.body.clone())
+        };
+        assert_eq!((body(&of_app("gzip")), body(&brotli)), (Some("gzip".into()), Some("br".into())));
+        assert_eq!((body(&none), body(&of_app(""))), (Some("plain".into()), None));
+        put(&memory, "/", stored(b"newer", brotli.clone()));
+        assert_eq!((body(&brotli), body(&none)), (Some("newer".into()), Some("plain".into())));
+        put(&memory, "/", stored(b"all", Variant::All));
+        assert_eq!((body(&brotli), body(&none)), (Some("all".into()), Some("all".into())));
         assert_eq!(memory.purge(|_| true), 1);
     }
 
@@ -199,11 +201,11 @@ mod tests {
     fn bytes_are_bounded_and_none_may_be_had() {
         let memory = Memory::new(64 << 10);
         for number in 0..1000 {
-            put(&memory, &format!("/{number}"), stored(&[0; 1000], None));
+            put(&memory, &format!("/{number}"), stored(&[0; 1000], Variant::All));
         }
         assert!(memory.bytes() <= 64 << 10, "{}", memory.bytes());
         let none = Memory::new(0);
-        put(&none, "/", stored(b"x", None));
-        assert!(none.find(&key("/"), String::new).is_none());
+        put(&none, "/", stored(b"x", Variant::All));
+        assert!(none.find(&key("/"), |_| true).is_none());
     }
 }

@@ -10,6 +10,7 @@ mod memory;
 pub mod policy;
 pub mod stored;
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,6 +22,7 @@ use crate::model::cache::CacheVerdict;
 use crate::model::host::HostName;
 use crate::model::route::UpstreamId;
 
+use super::compress::{Coding, Negotiation};
 use super::field::{Fields, Kind};
 use super::headers::Sink;
 use super::request::Asked;
@@ -30,7 +32,7 @@ use filling::{Filling, Held};
 use key::Key;
 use memory::{Epoch, Memory};
 use policy::{Vary, Wish};
-use stored::{Head, Stored};
+use stored::{Head, Stored, Variant};
 
 /// What is said to the client in `Cache-Status` (RFC 9211), and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +146,7 @@ pub fn look(cache: &Cache, entry: &Entry, upstream: &UpstreamId, asked: &Asked<'
         Wish::Fresh { may_store } => Look::Miss(forward("request"), may_store.then(|| fill(key()))),
         Wish::Stored { max_age, may_store } => {
             let key = key();
-            let stored = cache.0.find(&key, || encoding(asked.fields));
+            let stored = cache.0.find(&key, is_right(entry, asked));
             let reason = match stored.map(|stored| (stored.time_left(asked.at), stored)) {
                 Some((Some(ttl), stored)) if stored.age(asked.at) <= max_age => return Look::Hit(Hit { stored, ttl }),
                 Some((Some(_), _)) => "request",
@@ -153,6 +155,17 @@ pub fn look(cache: &Cache, entry: &Entry, upstream: &UpstreamId, asked: &Asked<'
             };
             Look::Miss(forward(reason), may_store.then(|| fill(key)))
         }
+    }
+}
+
+/// Judges variants; of the request only what a variant depends on is looked at.
+fn is_right(entry: &Entry, asked: &Asked<'_>) -> impl Fn(&Variant) -> bool {
+    let coding = LazyCell::new(|| Negotiation::of(&entry.compression, asked).coding());
+    let accepted = LazyCell::new(|| encoding(asked.fields));
+    move |variant| match variant {
+        Variant::All => true,
+        Variant::Coding(own) => *own == *coding,
+        Variant::AcceptEncoding(own) => *own == *accepted,
     }
 }
 
@@ -165,6 +178,8 @@ pub struct Fill {
     object_max: u64,
     asked: Epoch,
     invalidates: bool,
+    /// The coding that the edge gives it, or none, where that depends on the request.
+    negotiated: Option<Option<Coding>>,
     head: Option<(Head, Option<u64>)>,
     body: BytesMut,
     held: Held,
@@ -180,6 +195,7 @@ impl Fill {
             object_max,
             asked,
             invalidates: false,
+            negotiated: None,
             head: None,
             body: BytesMut::new(),
             held: Held::new(&cache.1),
@@ -188,6 +204,11 @@ impl Fill {
 
     fn invalidating(self) -> Self {
         Self { invalidates: true, ..self }
+    }
+
+    /// To be said before `begin`: the response that will come is in this coding of ours, or in none, and others are not.
+    pub fn negotiated(&mut self, coding: Option<Coding>) {
+        self.negotiated = Some(coding);
     }
 
     /// Judges the head of the response; whether it is going to be stored. `machine_max` bounds it as well, in bytes.
@@ -203,9 +224,13 @@ impl Fill {
         let length = fields.text("content-length").and_then(|length| length.parse::<u64>().ok());
         let freshness = policy::freshness(status, fields, self.rule.as_ref(), SystemTime::now());
         let Some(freshness) = freshness.filter(|_| length.unwrap_or(0) <= self.object_max) else { return false };
-        let encoding = (policy::vary(fields) == Vary::AcceptEncoding).then(|| std::mem::take(&mut self.encoding));
+        let variant = match (self.negotiated, policy::vary(fields)) {
+            (Some(coding), _) => Variant::Coding(coding),
+            (None, Vary::AcceptEncoding) => Variant::AcceptEncoding(std::mem::take(&mut self.encoding)),
+            (None, _) => Variant::All,
+        };
         let headers = kept(fields);
-        self.head = Some((Head { status, headers, encoding, freshness, since: Instant::now() }, length));
+        self.head = Some((Head { status, headers, variant, freshness, since: Instant::now() }, length));
         true
     }
 

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::policy::Freshness;
+use crate::edge::compress::Coding;
 
 /// What an entry takes beside its key, fields and body, in bytes; about.
 const OVERHEAD: usize = 512;
@@ -18,10 +19,19 @@ const OVERHEAD: usize = 512;
 pub struct Head {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// The Accept-Encoding it answers, when it depends on that.
-    pub encoding: Option<String>,
+    pub variant: Variant,
     pub freshness: Freshness,
     pub since: Instant,
+}
+
+/// Which of the requests for its URL a response answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Variant {
+    All,
+    /// Those that get this coding of ours, or none.
+    Coding(Option<Coding>),
+    /// Those with this Accept-Encoding: the app itself made a difference.
+    AcceptEncoding(String),
 }
 
 #[derive(Debug)]
@@ -29,7 +39,7 @@ pub struct Stored {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    pub encoding: Option<String>,
+    pub variant: Variant,
     /// Status line and fields as HTTP/1.1 sends them, but for those that differ from one visitor to the next.
     pub head: Bytes,
     freshness: Freshness,
@@ -38,12 +48,12 @@ pub struct Stored {
 
 impl Stored {
     pub fn new(head: Head, body: Bytes) -> Self {
-        let Head { status, mut headers, encoding, freshness, since } = head;
+        let Head { status, mut headers, variant, freshness, since } = head;
         if status != StatusCode::NO_CONTENT {
             headers.insert(header::CONTENT_LENGTH, body.len().into());
         }
         let head = http1(status, &headers);
-        Self { status, headers, body, encoding, head, freshness, since }
+        Self { status, headers, body, variant, head, freshness, since }
     }
 
     pub fn age(&self, now: Instant) -> Duration {

@@ -4,6 +4,7 @@
 //! asked again only when no app can have acted on it: nothing was sent yet, or a connection that had been used before ended
 //! before it brought a byte.
 
+mod coded;
 pub mod http1;
 pub mod http2;
 pub mod pool;
@@ -183,8 +184,16 @@ impl Errand<'_> {
         }
     }
 
+    /// Writes down a part of the body that leaves.
+    fn note(&mut self, part: &[u8]) {
+        self.exchange.sent += part.len() as u64;
+        if let Some(fill) = &mut self.fetch.fill {
+            fill.add(part);
+        }
+    }
+
     /// Writes down what the cache makes of the answer.
-    fn judge_fill(&mut self, head: &Head, buffer: &[u8]) {
+    fn judge_fill(&mut self, (head, buffer): (&Head, &[u8])) {
         let shared = &self.worker.shared;
         self.exchange.cache = Some(self.fetch.status);
         let Some(fill) = &mut self.fetch.fill else { return };

@@ -6,6 +6,7 @@
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
+use super::coded::Coded;
 use super::pool::Line;
 use super::{Client, Errand, Gone, Outcome};
 use crate::edge::strict::chunks::{Broken, Chunks};
@@ -23,10 +24,9 @@ pub struct Answer {
 
 pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>, mut answer: Answer) -> Outcome {
     errand.exchange.status = Some(answer.head.status);
-    errand.judge_fill(&answer.head, &answer.buffer);
-    let passed = match client.begin(&answer.head, &answer.buffer, errand.exchange) {
-        Ok(()) => body(client, errand, &mut answer).await,
-        Err(Gone) => Err(Outcome::Gone),
+    let passed = match Coded::negotiate(errand, &answer) {
+        Some(coded) => coded.run(client, errand, &mut answer).await,
+        None => plain(client, errand, &mut answer).await,
     };
     let Answer { buffer, line, turn, .. } = answer;
     errand.worker.buffers.put(buffer);
@@ -41,8 +41,19 @@ pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>, mut answer:
     }
 }
 
+async fn plain<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &mut Answer) -> Result<bool, Outcome> {
+    begin(client, errand, (&answer.head, &answer.buffer))?;
+    body(client, errand, answer).await
+}
+
+/// Sends the head.
+pub fn begin<C: Client>(client: &mut C, errand: &mut Errand<'_>, head: (&Head, &[u8])) -> Result<(), Outcome> {
+    errand.judge_fill(head);
+    client.begin(head.0, head.1, errand.exchange).map_err(|Gone| Outcome::Gone)
+}
+
 /// Whether the connection may be used again: what follows an answer would be taken for the next one.
-async fn body<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &mut Answer) -> Result<bool, Outcome> {
+pub async fn body<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &mut Answer) -> Result<bool, Outcome> {
     let mut frame = Frame::new(answer.head.framing);
     let mut from = answer.head.length;
     let mut plain = Vec::new();
@@ -50,10 +61,7 @@ async fn body<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &mut A
         let bytes = &answer.buffer[from..];
         plain.clear();
         let passed = frame.pass(bytes, |data| {
-            errand.exchange.sent += data.len() as u64;
-            if let Some(fill) = &mut errand.fetch.fill {
-                fill.add(data);
-            }
+            errand.note(data);
             if !C::TAKES_CHUNKS && matches!(answer.head.framing, Framing::Chunked) {
                 plain.extend_from_slice(data);
             }
@@ -65,22 +73,29 @@ async fn body<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &mut A
             return finish(client, errand, part).await.map(|()| is_reusable);
         }
         client.part(part).await.map_err(|Gone| Outcome::Gone)?;
-        answer.buffer.clear();
-        answer.buffer.reserve(C::PART);
         from = 0;
-        let reading = answer.line.read_buf(&mut answer.buffer);
-        match errand.timer.within(errand.limits.upstream_timeout, reading).await {
-            Some(Ok(1..)) => {}
-            // The one way in which the end of the connection is the end of an answer (RFC 9112 section 6.3).
-            Some(Ok(0)) if frame.ends_with_connection() => {
-                return finish(client, errand, &[]).await.map(|()| false);
-            }
-            Some(Ok(0) | Err(_)) | None => return Err(Outcome::Torn),
+        if !answer.reads_on::<C>(errand, &frame).await? {
+            return finish(client, errand, &[]).await.map(|()| false);
         }
     }
 }
 
-async fn finish<C: Client>(client: &mut C, errand: &mut Errand<'_>, part: &[u8]) -> Result<(), Outcome> {
+impl Answer {
+    /// Reads some more of the body in the place of what was read before; whether there is more.
+    pub async fn reads_on<C: Client>(&mut self, errand: &mut Errand<'_>, frame: &Frame) -> Result<bool, Outcome> {
+        self.buffer.clear();
+        self.buffer.reserve(C::PART);
+        let reading = self.line.read_buf(&mut self.buffer);
+        match errand.timer.within(errand.limits.upstream_timeout, reading).await {
+            Some(Ok(1..)) => Ok(true),
+            // The one way in which the end of the connection is the end of an answer (RFC 9112 section 6.3).
+            Some(Ok(0)) if frame.ends_with_connection() => Ok(false),
+            Some(Ok(0) | Err(_)) | None => Err(Outcome::Torn),
+        }
+    }
+}
+
+pub async fn finish<C: Client>(client: &mut C, errand: &mut Errand<'_>, part: &[u8]) -> Result<(), Outcome> {
     // Before the last part leaves: whoever has read the answer finds it stored when it asks again.
     if let Some(mut fill) = errand.fetch.fill.take() {
         fill.end(&errand.worker.shared.cache);
@@ -90,14 +105,14 @@ async fn finish<C: Client>(client: &mut C, errand: &mut Errand<'_>, part: &[u8])
 
 /// How far a body has come.
 #[derive(Debug)]
-enum Frame {
+pub enum Frame {
     Left(u64),
     Chunks(Chunks),
     Open,
 }
 
 impl Frame {
-    fn new(framing: Framing) -> Self {
+    pub fn new(framing: Framing) -> Self {
         match framing {
             Framing::Length(length) => Frame::Left(length),
             Framing::Chunked => Frame::Chunks(Chunks::new()),
@@ -106,7 +121,7 @@ impl Frame {
     }
 
     /// Judges as many bytes as belong to the body, and shows the data among them; how many those are.
-    fn pass(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Broken> {
+    pub fn pass(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Broken> {
         match self {
             Frame::Left(left) => {
                 let mine = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
@@ -131,7 +146,7 @@ impl Frame {
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         match self {
             Frame::Left(left) => *left == 0,
             Frame::Chunks(chunks) => chunks.is_done(),
