@@ -108,7 +108,16 @@ pub fn main_loop(options: Options, user: Option<User>) -> Result<(), EdgeError> 
     let place = Place::take(&options.state_dir, user)?;
     rights::give_up(user, !options.await_sockets)?;
     user.map_or(Ok(()), |user| rights::reach(&options.state_dir, user))?;
+    give_memory_back();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(options, place))
+}
+
+/// Lets a thread of the allocator's give back what connections that closed had. Not before the rights are given up: a thread
+/// keeps those it begins with.
+fn give_memory_back() {
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::warn!(%error, "memory is given back only while there is traffic");
+    }
 }
 
 /// Runs an edge in a process that keeps its rights.
