@@ -36,6 +36,9 @@ const WAYS: [Way; 5] = [
     Way::Http2,
 ];
 
+/// What hyper says of a request that has not left (`hyper::Error::is_canceled`).
+const UNSENT: &str = "operation was canceled";
+
 #[derive(Default)]
 struct Book {
     answers: Vec<(Instant, Duration)>,
@@ -130,7 +133,15 @@ async fn ask(kept: &mut Option<Kept>, way: Way, house: &House) -> Result<(), Str
         Some(connection) => connection,
         None => connect(way, house).await?,
     };
-    let answer = send(&mut connection, way).await?;
+    let answer = match send(&mut connection, way).await {
+        // A thousand requests had come over it, and its end came in between: hyper says so of what it never sent, and any
+        // browser asks again (RFC 9113 section 9.1).
+        Err(error) if error == UNSENT => {
+            connection = connect(way, house).await?;
+            send(&mut connection, way).await?
+        }
+        answer => answer?,
+    };
     if answer.status != StatusCode::OK || answer.body != PAGE {
         return Err(format!("{} {:?}", answer.status, answer.body));
     }
