@@ -186,7 +186,7 @@ fn the_access_log_says_how_much_left() {
     let reply = prime.ask_by(Way::Light, "/page", &[("accept-encoding", "gzip")]);
     let sent = format!("\"sent\":{}", reply.body.len());
     prime.until("the log says what left", || {
-        let log = world.path().join("state/logs/access.log");
+        let log = world.path().join("state/edge/access.log");
         std::fs::read_to_string(log).unwrap_or_default().lines().any(|line| line.contains(&sent))
     });
 }
