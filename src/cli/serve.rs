@@ -57,7 +57,7 @@ fn announce(status: &Status) {
 
 /// `OPRI_LOG` chooses what is said, as in `OPRI_LOG=debug`; pingora's own words only when something is wrong.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("OPRI_LOG").unwrap_or_else(|_| EnvFilter::new("info,pingora=error"));
+    let filter = EnvFilter::try_from_env("OPRI_LOG").unwrap_or_else(|_| EnvFilter::new("info,pingora=error,h2=error"));
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
