@@ -1,6 +1,5 @@
 //! More connections than there may be: from one address, and than the process has descriptors for.
 
-use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -97,12 +96,11 @@ where
         let answer = operator(field);
         assert!(answer.as_ref().is_ok_and(|body| body == "ok\n"), "{answer:?}\n{}", field.prime.logs());
     }
-    let used = fs::read_dir(format!("/proc/{}/fd", field.edge())).unwrap().count();
     leave.send(()).unwrap();
     runtime.block_on(attack).unwrap();
     let since = Instant::now();
     field.prime.says("http://shop.test", PAGE);
-    println!("{used} of {DESCRIPTORS} descriptors used, and the next answer {:?} after the attack", since.elapsed());
+    println!("the next answer {:?} after the attack", since.elapsed());
     assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
 }
 

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::fs;
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, nice, setrlimit};
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::guests::{Guests, Times};
 use crate::origin;
 use crate::processor::Processor;
-use crate::world::{Prime, World};
+use crate::world::{LOOK_AGAIN, Prime, World};
 
 /// Answers that are measured before an attack, and at least with it.
 const MEASURED: usize = 300;
@@ -66,14 +67,14 @@ impl Field<'_> {
         let guests = Guests::come(self.prime);
         let (began, processor) = (Instant::now(), Processor::look(self.edge()));
         guests.ask_more(MEASURED);
-        let (at_rest, attacked) = (self.memory("VmRSS"), Instant::now());
-        self.forget_peak();
+        let (at_rest, attacked) = (self.memory(), Instant::now());
+        let most = self.watch_memory();
         let attacking = self.attack(attacking);
         guests.ask_more(MEASURED);
         let outcome = self.prime.world.runtime.block_on(attacking).unwrap();
         let ended = Instant::now();
         let toll = Toll {
-            grown: self.memory("VmHWM") - at_rest,
+            grown: most.stop() - at_rest,
             others: processor.taken_by_others(Processor::look(self.edge())),
             before: guests.times(began, attacked),
             during: guests.times(attacked, ended),
@@ -110,16 +111,24 @@ impl Field<'_> {
         self.attackers.spawn(attacking)
     }
 
-    /// Megabytes of the edge, by their name in /proc.
-    pub fn memory(&self, name: &str) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.edge())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    /// Megabytes that the edge has now.
+    fn memory(&self) -> f64 {
+        resident(self.edge())
     }
 
-    /// The peak begins anew (proc(5), clear_refs).
-    fn forget_peak(&self) {
-        fs::write(format!("/proc/{}/clear_refs", self.edge()), "5").unwrap();
+    /// Looks again and again at the memory of the edge.
+    fn watch_memory(&self) -> Watch {
+        let (edge, stop) = (self.edge(), Arc::new(AtomicBool::new(false)));
+        let stopped = stop.clone();
+        let looking = std::thread::spawn(move || {
+            let mut most = resident(edge);
+            while !stopped.load(Ordering::Relaxed) {
+                most = most.max(resident(edge));
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            most
+        });
+        Watch { stop, looking }
     }
 
     /// How often a limit was reached.
@@ -136,6 +145,26 @@ impl Field<'_> {
         let line = text.lines().find(|line| line.starts_with(name) && line.contains(label));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
     }
+}
+
+/// A look at the memory of the edge.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    looking: std::thread::JoinHandle<f64>,
+}
+
+impl Watch {
+    /// The most that was seen, in megabytes.
+    fn stop(self) -> f64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.looking.join().unwrap()
+    }
+}
+
+fn resident(process: u64) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }
 
 /// What an attack took.

@@ -106,6 +106,8 @@ fn a_flood_of_frames_ends_the_connection_that_it_comes_on() {
                 assert!(fate.after < SOON && is_told, "{name}: {fate:?}");
             }
         }
+        let logs = field.prime.logs();
+        assert!(logs.lines().count() < 100, "what strangers send fills the log:\n{logs}");
     });
 }
 
