@@ -18,34 +18,21 @@ use pingora::{Error, ErrorType, OrErr, Result, RetryType};
 
 use crate::model::address::Address;
 use crate::model::app::Protocol;
-use crate::model::machine::Limits;
 
 use super::answer::Fetch;
 use super::cache::CacheStatus;
 use super::compress::{self, Encoder, Negotiation};
-use super::connect::{Direct, Multiplexed, Streamed, Tunnel};
 use super::exchange::Exchange;
 use super::failure::{self, Failure};
-use super::fetch::pool::POOLED;
 use super::field::Fields;
 use super::headers::{self, Passing};
 use super::pace::Arrivals;
+use super::peer::{choose_connection, peer};
 use super::request::Asked;
 use super::respond::{Own, Told};
 use super::shared::Shared;
-use super::sound::Asking;
 use super::upstream::{Turn, Upstream};
 use super::visit::Visit;
-
-/// A body that any socket holds whole, in bytes: such a request may use a pooled connection.
-const BODY_SMALL: usize = 32 << 10;
-/// Requests that share a connection to an app that speaks HTTP/2.
-const STREAMS: usize = 100;
-/// How much of such an answer an app may send before its client has read, in bytes; the connection has room for all of
-/// them, so that clients that do not read keep nobody else waiting.
-const WINDOW: u32 = 64 << 10;
-/// How long a WebSocket may be silent.
-const TUNNEL: Duration = Duration::from_secs(3600);
 
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -142,7 +129,8 @@ impl ProxyHttp for Gateway {
 
     /// Takes up what was left for this request; without that it goes nowhere.
     async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> Result<bool> {
-        if *self.shared.stopping.borrow() {
+        // Whoever asked for another protocol may have sent it already: nothing that follows is the next request.
+        if *self.shared.stopping.borrow() || session.is_upgrade_req() {
             session.set_keepalive(None);
         }
         journey.passage = Visit::of(session.digest()).and_then(|visit| visit.take());
@@ -346,6 +334,9 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
+        if response.status == StatusCode::NO_CONTENT {
+            response.remove_header(&header::CONTENT_LENGTH);
+        }
         headers::drop_kept_back(response);
         if *self.shared.stopping.borrow() {
             session.set_keepalive(None);
@@ -371,6 +362,9 @@ impl ProxyHttp for Gateway {
         let failure = journey.failure.or_else(|| failure::of_proxy(error));
         let is_answered = session.response_written().is_some_and(|header| !header.status.is_informational());
         let unanswered = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        if is_answered && let Some(visit) = Visit::of(session.digest()) {
+            visit.tear();
+        }
         let Some(failure) = failure.filter(|_| !is_answered) else { return unanswered };
         if failure == Failure::Broken {
             let complaint = || tracing::warn!(%error, "an app broke off");
@@ -437,16 +431,6 @@ async fn refuse(session: &mut Session, exchange: &Exchange, failure: Failure) ->
     Ok(())
 }
 
-/// Whether a request's body may be more than the sockets on its way hold.
-fn has_large_body(request: &RequestHeader) -> bool {
-    if matches!(request.method, Method::GET | Method::HEAD) {
-        return false;
-    }
-    let length = request.headers.get(http::header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    length.is_none_or(|length| length > BODY_SMALL)
-}
-
 /// Says in HTTP/1's words that the end of a body will be known, as it is by HTTP/2's frames.
 fn in_chunks(response: &mut ResponseHeader) -> Result<()> {
     let has_length = response.headers.contains_key(header::CONTENT_LENGTH);
@@ -455,50 +439,4 @@ fn in_chunks(response: &mut ResponseHeader) -> Result<()> {
         response.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
     Ok(())
-}
-
-/// What kind of connection to an app that speaks HTTP/1 the request needs.
-fn choose_connection(session: &mut Session, peer: &mut HttpPeer) {
-    if session.is_upgrade_req() {
-        session.set_read_timeout(Some(TUNNEL));
-        peer.options.read_timeout = Some(TUNNEL);
-        peer.options.custom_l4 = Some(Arc::new(Tunnel));
-        unpooled(peer);
-    } else if has_large_body(session.req_header()) {
-        peer.options.custom_l4 = Some(Arc::new(Streamed));
-        unpooled(peer);
-    } else if session.req_header().method == Method::HEAD {
-        peer.options.custom_l4 = Some(Arc::new(Direct(Asking::Head)));
-        unpooled(peer);
-    }
-}
-
-/// For a connection that is made for one request: it is neither taken from the pool nor put there.
-fn unpooled(peer: &mut HttpPeer) {
-    peer.group_key ^= 1;
-    peer.options.idle_timeout = Some(Duration::ZERO);
-}
-
-/// The address of a replica with all the timeouts that pingora leaves open.
-fn peer(turn: &Turn, limits: &Limits) -> Result<HttpPeer> {
-    let replica = turn.replica();
-    let mut peer = match &replica.address {
-        Address::Tcp(address) => HttpPeer::new(*address, false, String::new()),
-        Address::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?,
-    };
-    peer.group_key = replica.group;
-    peer.options.custom_l4 = Some(Arc::new(Direct(Asking::Plain)));
-    peer.options.connection_timeout = Some(limits.upstream_connect_timeout);
-    peer.options.total_connection_timeout = Some(limits.upstream_connect_timeout);
-    peer.options.read_timeout = Some(limits.upstream_timeout);
-    peer.options.write_timeout = Some(limits.upstream_timeout);
-    peer.options.idle_timeout = Some(POOLED);
-    if replica.protocol == Protocol::H2c {
-        peer.options.custom_l4 = Some(Arc::new(Multiplexed));
-        peer.options.set_http_version(2, 2);
-        peer.options.max_h2_streams = STREAMS;
-        peer.options.h2_stream_window_size = Some(WINDOW);
-        peer.options.h2_connection_window_size = Some(WINDOW * STREAMS as u32);
-    }
-    Ok(peer)
 }

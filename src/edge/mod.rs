@@ -29,6 +29,7 @@ mod listen;
 mod metrics;
 mod pace;
 mod patience;
+mod peer;
 mod place;
 pub mod proxy_protocol;
 mod rates;

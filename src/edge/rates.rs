@@ -228,6 +228,7 @@ mod tests {
         assert_eq!(both.admit(two, now), Err(Over { limit: "rate", retry_after: 1 }));
         assert_eq!(both.admit(one, now + Duration::from_secs(1)), Ok(()));
         let one_a_second = rates(limits(Some(1), None));
+        let now = Instant::now();
         assert_eq!(one_a_second.admit(one, now + Duration::from_millis(1)), Ok(()));
         assert!(one_a_second.admit(one, now + Duration::from_millis(1000)).is_err());
         assert_eq!(one_a_second.admit(one, now + Duration::from_millis(1001)), Ok(()));

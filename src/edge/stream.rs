@@ -217,6 +217,14 @@ impl Stream {
     }
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.visit.is_torn() {
+            self.abort();
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.allowance.is_over() {
@@ -257,6 +265,9 @@ impl AsyncWrite for Stream {
 #[async_trait]
 impl Shutdown for Stream {
     async fn shutdown(&mut self) {
+        if self.visit.is_torn() {
+            return self.abort();
+        }
         // A client that is gone, or does not read, has no use for a proper end.
         let _ = tokio::time::timeout(SHUTDOWN, AsyncWriteExt::shutdown(self)).await;
     }

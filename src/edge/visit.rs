@@ -4,6 +4,7 @@
 //! proxy digest, because pingora gives its hooks nothing else. At any time it stands for at most one request.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pingora::http::ResponseHeader;
@@ -27,6 +28,7 @@ pub struct Visit {
     /// requests say is not its word.
     is_unnamed: bool,
     passage: Mutex<Option<Box<Passage>>>,
+    is_torn: AtomicBool,
 }
 
 impl Visit {
@@ -41,7 +43,7 @@ impl Visit {
 
     fn whose(peer: IpAddr, local: SocketAddr, secure: Option<Arc<Certified>>, is_unnamed: bool) -> Self {
         let peer_text = peer.to_string().into_boxed_str();
-        Self { peer, peer_text, local, secure, is_unnamed, passage: Mutex::new(None) }
+        Self { peer, peer_text, local, secure, is_unnamed, passage: Mutex::new(None), is_torn: AtomicBool::new(false) }
     }
 
     /// Whether what its requests say about where they come from is believed.
@@ -74,6 +76,15 @@ impl Visit {
     /// Takes what was left.
     pub fn take(&self) -> Option<Box<Passage>> {
         self.passage.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// An answer broke off after it had begun: the connection must not end as if that were its end.
+    pub fn tear(&self) {
+        self.is_torn.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_torn(&self) -> bool {
+        self.is_torn.load(Ordering::Relaxed)
     }
 
     /// The form in which it travels through pingora.

@@ -164,7 +164,7 @@ fn poll_write_plain(tcp: &mut TcpStream, cx: &mut Context<'_>, parts: &[IoSlice<
     let is_small = parts.iter().map(|part| part.len()).sum::<usize>() <= SMALL;
     match parts {
         [one] => Pin::new(tcp).poll_write(cx, one),
-        [many @ ..] if is_small => {
+        many if is_small => {
             let mut together = SmallVec::<[u8; SMALL]>::new();
             many.iter().for_each(|part| together.extend_from_slice(part));
             Pin::new(tcp).poll_write(cx, &together)

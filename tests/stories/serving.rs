@@ -204,3 +204,47 @@ fn no_spelling_of_a_request_poisons_another_s_answer() {
     raw(&format!("GET /stored?port HTTP/1.1\r\nhost: shop.test:6666\r\n{end}"));
     assert!(prime.get("http://shop.test/stored?port").header("cache-status").contains("fwd=miss"));
 }
+
+#[test]
+fn what_an_app_breaks_off_or_says_too_much_of_is_mended_for_old_clients_too() {
+    use std::io::{Read, Write};
+    let app = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = format!("upstream = \"{}\"\n", app.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in app.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).unwrap_or(0);
+            let answer: &[&[u8]] = match &head[..read] {
+                head if head.windows(5).any(|path| path == b"/torn") => {
+                    &[b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+                }
+                head if head.windows(6).any(|path| path == b"/hints") => {
+                    &[b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]
+                }
+                _ => &[b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"],
+            };
+            let _ = stream.write_all(answer[0]);
+        }
+    });
+    let world = World::new();
+    let prime = world.prime().project("shop", &upstream).start();
+    let ask = |request: &str| {
+        let mut stream = std::net::TcpStream::connect(prime.address("http")).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let whole = stream.read_to_end(&mut answer);
+        (String::from_utf8_lossy(&answer).into_owned(), whole.is_ok())
+    };
+    for version in ["1.0", "1.1"] {
+        let request = |path: &str| format!("GET {path} HTTP/{version}\r\nHost: shop.test\r\nConnection: close\r\n\r\n");
+        // The end of the connection is all that an old client knows of the end of an answer.
+        let (answer, is_whole) = ask(&request("/torn"));
+        assert!(!is_whole, "{version}: {answer}");
+        let (answer, _) = ask(&request("/hints"));
+        assert_eq!(answer.starts_with("HTTP/1.1 103"), version == "1.1", "{answer}");
+        assert!(answer.ends_with("hi"), "{answer}");
+        let (answer, _) = ask(&request("/nothing"));
+        assert!(answer.contains(" 204 ") && !answer.to_lowercase().contains("content-length"), "{answer}");
+    }
+}

@@ -195,7 +195,7 @@ async fn light(door: &mut Door, request: Request) -> bool {
 }
 
 async fn pingora(door: Door, request: Request) -> Option<Door> {
-    let Request { lane, exchange, framing, keeps_alive, .. } = request;
+    let Request { lane, exchange, framing, keeps_alive, version, .. } = request;
     let Lane::Pingora(mut passage, mut head) = lane else { return None };
     let Door { mut stream, worker, timer, left, waiting, stopped, hears_stop } = door;
     let limits = worker.shared.settings.load().limits;
@@ -206,6 +206,8 @@ async fn pingora(door: Door, request: Request) -> Option<Door> {
     visit.leave(passage);
     let mut session = ServerSession::new_http1(stream);
     session.set_pipelined_prefix(head);
+    // Before HTTP/1.1 there were no interim answers (RFC 9110 section 15.2).
+    session.set_ignore_info_resp(version == Version::Http10);
     session.set_keepalive_reuses_remaining(Some(if keeps_alive { left } else { 0 }));
     session.set_read_timeout(Some(limits.body_timeout));
     session.set_total_drain_timeout(Some(BODY_REST));

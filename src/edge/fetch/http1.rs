@@ -6,9 +6,11 @@
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
+use http::StatusCode;
 
 use super::{Client, Gone};
 use crate::edge::exchange::Exchange;
+use crate::edge::field::Kind;
 use crate::edge::headers::{self, Sink};
 use crate::edge::stream::Stream;
 use crate::edge::strict::response::{Framing, Head};
@@ -75,7 +77,10 @@ fn copy(head: &Head, bytes: &[u8], to: &mut BytesMut) {
     for line in lines.iter() {
         let name = line.name(bytes);
         let is_gone = nominated.iter().any(|gone| gone.eq_ignore_ascii_case(name));
-        if !is_gone && !headers::is_kept_back(line.kind) && !name.eq_ignore_ascii_case(b"date") {
+        // There is no body that could have a length (RFC 9110 section 8.6).
+        let is_odd = head.status == StatusCode::NO_CONTENT && line.kind == Kind::ContentLength;
+        let is_said = headers::is_kept_back(line.kind) || name.eq_ignore_ascii_case(b"date");
+        if !is_gone && !is_odd && !is_said {
             to.extend_from_slice(bytes.get(line.range()).unwrap_or_default());
         }
     }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::v2::server::HttpSession;
 
@@ -41,7 +41,10 @@ impl Client for Http2 {
         for (name, value) in head.lines(bytes).fields() {
             let kind = Kind::of(name);
             let is_gone = head.has_nominations && nominated().any(|gone| gone.trim_ascii().eq_ignore_ascii_case(name));
-            if kind.is_hop_by_hop() || headers::is_kept_back(kind) || (is_gone && kind != Kind::ContentLength) {
+            // There is no body that could have a length (RFC 9110 section 8.6).
+            let is_odd = head.status == StatusCode::NO_CONTENT && kind == Kind::ContentLength;
+            let is_said = kind.is_hop_by_hop() || headers::is_kept_back(kind) || is_odd;
+            if is_said || (is_gone && kind != Kind::ContentLength) {
                 continue;
             }
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
