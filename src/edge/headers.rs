@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::cache::CacheStatus;
 use super::field::{Fields, Kind};
+use super::forwarded;
 use super::id::RequestId;
 use super::request::Asked;
 use super::visit::Visit;
@@ -90,7 +91,9 @@ fn joined(to: &mut impl Sink, asked: &Asked<'_>, name: &'static str, element: &[
         (true, "Forwarded") => asked.fields.all("forwarded").collect(),
         (true, _) => asked.fields.all("x-forwarded-for").collect(),
     };
-    if before.is_empty() {
+    // What is no list would hide what follows it.
+    let is_list = name != "Forwarded" || before.iter().all(|said| forwarded::is_list(said));
+    if before.is_empty() || !is_list {
         return to.put(name, element);
     }
     let parts: Vec<&[u8]> = before.iter().flat_map(|said| [*said, b", "]).chain(element.iter().copied()).collect();

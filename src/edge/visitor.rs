@@ -3,35 +3,20 @@
 //! Asked by `answer` for rates, and by the access log. The rule: a word counts only as far as those who handed it on are
 //! trusted.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use crate::model::snapshot::Settings;
 
 use super::field::Fields;
+use super::forwarded;
 use super::visit::Visit;
 
 pub fn visitor(fields: Fields<'_>, visit: &Visit, settings: &Settings) -> IpAddr {
-    let mut visitor = visit.peer();
     if !visit.is_trusted(settings) {
-        return visitor;
+        return visit.peer();
     }
-    let values: Vec<_> = fields.all("x-forwarded-for").filter_map(|value| std::str::from_utf8(value).ok()).collect();
-    for word in values.into_iter().rev().flat_map(|value| value.rsplit(',')) {
-        // What is no address was not written by a proxy that keeps to the rules: the last that did is asked for.
-        let Some(said) = address(word.trim()) else { break };
-        visitor = said;
-        if !settings.trusts(visitor) {
-            break;
-        }
-    }
-    visitor
-}
-
-/// An address, which some proxies write with its port.
-fn address(word: &str) -> Option<IpAddr> {
-    let bare = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
-    let address = bare.parse::<IpAddr>().ok().or_else(|| Some(word.parse::<SocketAddr>().ok()?.ip()));
-    address.map(|address| address.to_canonical())
+    let said: Vec<_> = fields.all("x-forwarded-for").filter_map(|value| std::str::from_utf8(value).ok()).collect();
+    forwarded::nearest(visit.peer(), said.into_iter(), |address| settings.trusts(address))
 }
 
 #[cfg(test)]

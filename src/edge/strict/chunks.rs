@@ -55,9 +55,16 @@ pub struct Step {
     pub data: usize,
 }
 
+impl Default for Chunks {
+    /// At the beginning of a body.
+    fn default() -> Self {
+        Self { state: State::Size { digits: 0, value: 0 }, spent: 0 }
+    }
+}
+
 impl Chunks {
     pub fn new() -> Self {
-        Self { state: State::Size { digits: 0, value: 0 }, spent: 0 }
+        Self::default()
     }
 
     pub fn is_done(&self) -> bool {

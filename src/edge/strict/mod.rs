@@ -9,4 +9,4 @@ pub mod request;
 pub mod response;
 pub mod stream;
 
-pub use lines::Lines;
+pub use lines::{Lines, is_token};
