@@ -21,7 +21,7 @@ use crate::model::app::Protocol;
 
 use super::answer::Fetch;
 use super::cache::CacheStatus;
-use super::compress::{self, Encoder, Negotiation};
+use super::compress::{self, Encoder, Encoders, Negotiation};
 use super::exchange::Exchange;
 use super::failure::{self, Failure};
 use super::field::Fields;
@@ -64,14 +64,14 @@ impl Passage {
     }
 
     /// Makes the head of an answer what it is when it leaves, and everything ready for its body.
-    fn compress(&mut self, response: &mut ResponseHeader) {
+    fn compress(&mut self, encoders: &Encoders, response: &mut ResponseHeader) {
         let Negotiation::On(coding) = self.fetch.negotiation else { return };
         let fields = Fields::Map(&response.headers);
         if !compress::is_eligible(response.status, fields) {
             return;
         }
         let length = fields.text("content-length").and_then(|length| length.parse().ok());
-        self.encoder = coding.and_then(|coding| Encoder::new(coding, length).ok());
+        self.encoder = coding.and_then(|coding| encoders.take(coding, length));
         let coding = coding.filter(|_| self.encoder.is_some());
         compress::rewrite_map(response, coding);
         if let Some(fill) = &mut self.fetch.fill {
@@ -275,7 +275,7 @@ impl ProxyHttp for Gateway {
         response.set_version(Version::HTTP_11);
         let machine_max = self.shared.settings.load().cache.object_max;
         let Some(passage) = &mut journey.passage else { return Ok(()) };
-        passage.compress(response);
+        passage.compress(&self.shared.encoders, response);
         let fetch = &mut passage.fetch;
         let fields = Fields::Map(&response.headers);
         let is_stored = fetch

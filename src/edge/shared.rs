@@ -17,6 +17,7 @@ use super::EdgeError;
 use super::access_log::AccessLog;
 use super::admission::Admission;
 use super::cache::Cache;
+use super::compress::Encoders;
 use super::id::RequestIds;
 use super::metrics::Metrics;
 use super::routing::Table;
@@ -34,6 +35,7 @@ pub struct Shared {
     pub certificates: ArcSwap<CertTable>,
     pub tls: TlsSetup,
     pub cache: Cache,
+    pub encoders: Encoders,
     pub metrics: Metrics,
     pub access_log: Arc<AccessLog>,
     pub admission: Arc<Admission>,
@@ -53,6 +55,7 @@ impl Shared {
             access_log: AccessLog::new(workers, settings.access_log, metrics.access_log_dropped.clone()),
             state_dir,
             cache: Cache::new(settings.cache.memory),
+            encoders: Encoders::new(),
             settings: ArcSwap::from_pointee(settings),
             listeners: ArcSwap::default(),
             table: ArcSwap::default(),

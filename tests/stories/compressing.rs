@@ -144,23 +144,43 @@ fn what_an_app_sends_bit_by_bit_arrives_bit_by_bit() {
     let prime = app.prime(&world, "");
     for (path, coding) in [("/lines", "gzip"), ("/lines", "br"), ("/lines", "zstd"), ("/events", "")] {
         for connection in ["", "Connection: x-none\r\n"] {
-            let mut stream = TcpStream::connect(prime.address("http")).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let accepted = if coding.is_empty() { BROWSER } else { coding };
-            let request =
-                format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\nAccept-Encoding: {accepted}\r\n{connection}\r\n");
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut seen = Vec::new();
-            // The app sends the second line only when it is told that the first has come.
-            while !decoded_start(coding, &body_of(&seen)).starts_with(b"the first line") {
-                let mut part = [0; 4096];
-                let read = stream.read(&mut part).unwrap_or(0);
-                assert!(read > 0, "{path} in {coding:?}: {:?}", String::from_utf8_lossy(&seen));
-                seen.extend_from_slice(&part[..read]);
-            }
+            let _waiting = begun(&prime, path, &format!("Accept-Encoding: {accepted}\r\n{connection}"), coding);
             app.goes_on();
         }
     }
+}
+
+/// Asks, and waits for the first line.
+fn begun(prime: &Prime<'_>, path: &str, fields: &str, coding: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(prime.address("http")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n").as_bytes()).unwrap();
+    let mut seen = Vec::new();
+    // The app sends the second line only when it is told that the first has come.
+    while !decoded_start(coding, &body_of(&seen)).starts_with(b"the first line") {
+        let mut part = [0; 4096];
+        let read = stream.read(&mut part).unwrap_or(0);
+        assert!(read > 0, "{path} in {coding:?}: {:?}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&part[..read]);
+    }
+    stream
+}
+
+#[test]
+fn while_too_many_take_their_time_others_get_a_page_as_it_is() {
+    let world = World::new();
+    let app = App::new();
+    let prime = app.prime(&world, "");
+    let is_coded = || {
+        let reply = prime.ask_by(Way::Light, "/page", &[("accept-encoding", "gzip")]);
+        assert!(reply.decoded() == page("/page"));
+        reply.field("content-encoding") == "gzip"
+    };
+    let waiting: Vec<_> = (0..64).map(|_| begun(&prime, "/lines", "Accept-Encoding: gzip\r\n", "gzip")).collect();
+    assert!(!is_coded());
+    waiting.iter().for_each(|_| app.goes_on());
+    prime.until("there is room again", is_coded);
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! The encoders, each given a body in parts.
 //!
 //! Made through `compress` for one answer. The rule: a part that an app sends without saying how much will follow reaches
-//! the client at once; an encoder takes about a megabyte at most, however long the body is.
+//! the client at once; and what encoders hold is bounded, however long a body is and however slowly it is taken.
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use brotli::CompressorWriter;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder as ZstdEncoder;
 
@@ -24,8 +26,28 @@ const WINDOW_MAX: u32 = 18;
 /// What brotli gathers before it hands on, in bytes.
 const BROTLI_BUFFER: usize = 4096;
 
+/// Encoders at work at once. While its client takes its time each holds 0.4 MB (gzip), 1.2 MB (zstd) or 1.7 MB (brotli).
+const ENCODERS: usize = 64;
+
+/// Where encoders come from.
+#[derive(Debug)]
+pub struct Encoders(Arc<Semaphore>);
+
+impl Encoders {
+    pub fn new() -> Self {
+        Self(Arc::new(Semaphore::new(ENCODERS)))
+    }
+
+    /// For a body of `length` bytes, where that is known; `None` when all are at work: then an answer leaves as it is.
+    pub fn take(&self, coding: Coding, length: Option<u64>) -> Option<Encoder> {
+        let place = self.0.clone().try_acquire_owned().ok()?;
+        Encoder::new(coding, length, place).ok()
+    }
+}
+
 pub struct Encoder {
     kind: Kind,
+    _place: OwnedSemaphorePermit,
     /// Whether nobody knows how much will come: an app that makes its page while it sends it.
     is_open: bool,
     has_news: bool,
@@ -38,8 +60,7 @@ enum Kind {
 }
 
 impl Encoder {
-    /// For a body of `length` bytes, where that is known.
-    pub fn new(coding: Coding, length: Option<u64>) -> io::Result<Self> {
+    fn new(coding: Coding, length: Option<u64>, place: OwnedSemaphorePermit) -> io::Result<Self> {
         let window = length.map_or(WINDOW_MAX, |length| length.max(1).ilog2() + 1).clamp(WINDOW_MIN, WINDOW_MAX);
         let kind = match coding {
             Coding::Gzip => Kind::Gzip(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL))),
@@ -52,7 +73,7 @@ impl Encoder {
                 Kind::Zstd(encoder)
             }
         };
-        Ok(Self { kind, is_open: length.is_none(), has_news: false })
+        Ok(Self { kind, _place: place, is_open: length.is_none(), has_news: false })
     }
 
     /// Takes in a part of the body.
@@ -118,7 +139,7 @@ pub mod tests {
         let body: Vec<u8> = (0..150_000_u64).flat_map(|number| (number * number).to_string().into_bytes()).collect();
         for coding in Coding::ALL {
             for length in [None, Some(body.len() as u64)] {
-                let mut encoder = Encoder::new(coding, length).unwrap();
+                let mut encoder = Encoders::new().take(coding, length).unwrap();
                 let mut coded = Vec::new();
                 for part in body.chunks(60_000) {
                     encoder.add(part).unwrap();
@@ -127,7 +148,7 @@ pub mod tests {
                 coded.extend(encoder.end().unwrap());
                 assert!(decode(coding, &coded) == body && coded.len() * 2 < body.len(), "{coding:?} {}", coded.len());
             }
-            let empty = Encoder::new(coding, Some(0)).unwrap().end().unwrap();
+            let empty = Encoders::new().take(coding, Some(0)).unwrap().end().unwrap();
             assert_eq!(decode(coding, &empty), b"");
         }
     }
@@ -135,10 +156,19 @@ pub mod tests {
     #[test]
     fn what_has_no_known_end_is_not_held_back() {
         for coding in Coding::ALL {
-            let mut encoder = Encoder::new(coding, None).unwrap();
+            let mut encoder = Encoders::new().take(coding, None).unwrap();
             encoder.add(b"the first line").unwrap();
             assert!(encoder.part().unwrap().len() > 14, "{coding:?}");
             assert!(encoder.part().unwrap().is_empty(), "{coding:?}: nothing new");
         }
+    }
+
+    #[test]
+    fn there_are_only_so_many_at_once() {
+        let encoders = Encoders::new();
+        let mut all: Vec<_> = (0..ENCODERS).map(|_| encoders.take(Coding::Gzip, None).unwrap()).collect();
+        assert!(encoders.take(Coding::Gzip, None).is_none());
+        all.pop().unwrap().end().unwrap();
+        assert!(encoders.take(Coding::Gzip, None).is_some());
     }
 }

@@ -9,7 +9,7 @@ mod encoder;
 mod head;
 
 pub use eligible::{LENGTH_MIN, is_eligible};
-pub use encoder::Encoder;
+pub use encoder::{Encoder, Encoders};
 pub use head::{rewrite, rewrite_map};
 
 use crate::model::compression::CompressionPolicy;

@@ -31,7 +31,7 @@ impl Coded {
         if !compress::is_eligible(head.status, head.fields(buffer)) {
             return None;
         }
-        let encoder = coding.and_then(|coding| Encoder::new(coding, length).ok());
+        let encoder = coding.and_then(|coding| errand.worker.shared.encoders.take(coding, length));
         let coding = coding.filter(|_| encoder.is_some());
         let mut bytes = errand.worker.buffers.take();
         compress::rewrite(&mut bytes, head, buffer, coding);
