@@ -21,12 +21,19 @@ use world::{Prime, Repo, World, opri};
 
 const SWAPS: usize = 20;
 const PROJECTS: usize = 1000;
+/// Stored responses that have one tag.
+const TAGGED: usize = 100_000;
+/// Responses on disk.
+const KEPT: usize = 1_000_000;
+const SECRET: &str = "c3a1f0e2d4b5968778695a4b3c2d1e0f";
 
 fn main() {
     println!("{:<62} {:>12} {:>12}", "", "measured", "promised");
     swaps();
     start();
     many_projects();
+    purges();
+    kept();
 }
 
 fn line(what: &str, measured: f64, promised: f64, unit: &str) {
@@ -134,6 +141,129 @@ fn many_projects() {
     let since = Instant::now();
     prime.does(&["reload"]);
     line(&format!("`opri reload` that changes one of {PROJECTS}"), milliseconds(since.elapsed()), 200.0, "ms");
+}
+
+fn purges() {
+    let world = World::new();
+    std::fs::write(world.path().join("secret"), SECRET).unwrap();
+    let lines = format!("upstream = \"{}\"\n[cache]\npurge = {{ file = \"secret\" }}\n", tagging_app(100));
+    let machine = "[limits]\nkeepalive_requests = 1000000\n[cache]\ndisk = \"0\"\n";
+    let prime = world.prime().project("shop", &lines).with(machine).start();
+    let address = prime.address("http");
+    let fill = || ask_for(address, TAGGED);
+    let mut took = Vec::new();
+    let mut visitor = Asker::new(address);
+    for _ in 0..3 {
+        fill();
+        let bytes = prime.metric("opri_cache_bytes");
+        assert!(bytes > (TAGGED * 100) as f64, "only {bytes} bytes are stored");
+        let fields = format!("Authorization: Bearer {SECRET}\r\nSurrogate-Key: list\r\n");
+        let since = Instant::now();
+        assert!(visitor.ask("PURGE / HTTP/1.1\r\n", &fields).contains(" 200 OK"));
+        took.push(milliseconds(since.elapsed()));
+        assert!(visitor.ask("GET /7 HTTP/1.1\r\n", "").contains("fwd=miss"), "it is seen after it was purged");
+        prime.until("the room is back", || prime.metric("opri_cache_bytes") < bytes / 100.0);
+    }
+    let worst = took.into_iter().fold(0.0, f64::max);
+    line(&format!("purge of a tag with {TAGGED} objects, acknowledged; worst of 3"), worst, 1.0, "ms");
+}
+
+/// What lies on disk alone, and what becomes of it when the edge is killed.
+fn kept() {
+    let world = World::new();
+    let machine = "[limits]\nkeepalive_requests = 10000000\n[cache]\nmemory = \"1MiB\"\n";
+    let lines = format!("upstream = \"{}\"\n", tagging_app(1024));
+    let prime = world.prime().project("shop", &lines).with(machine).start();
+    let address = prime.address("http");
+    ask_for(address, 1000);
+    let (edge, before) = (prime.edge_pid(), resident(&prime));
+    ask_for(address, KEPT);
+    let mut last = 0.0;
+    prime.until("all is written", || {
+        let now = prime.metric("opri_cache_bytes");
+        std::mem::replace(&mut last, now) == now
+    });
+    let each = (resident(&prime) - before) * 1e6 / KEPT as f64;
+    line(&format!("memory of an object on disk, {KEPT} of 1 KB"), each, 300.0, "B");
+    assert!(std::process::Command::new("kill").args(["-9", &edge.to_string()]).status().unwrap().success());
+    let since = Instant::now();
+    let mut visitor = Asker::new(address);
+    visitor.ask("GET /7 HTTP/1.1\r\n", "");
+    line(
+        "an edge that is killed, until the next one answers with all of them",
+        milliseconds(since.elapsed()),
+        2000.0,
+        "ms",
+    );
+    let hits = (0..1000).filter(|number| {
+        let path = number * (KEPT / 1000);
+        visitor.ask(&format!("GET /{path} HTTP/1.1\r\n"), "").contains("opri; hit")
+    });
+    line("of 1,000 of them not found again", 1000.0 - hits.count() as f64, 0.0, "");
+}
+
+/// Asks for so many pages over eight connections.
+fn ask_for(address: std::net::SocketAddr, count: usize) {
+    std::thread::scope(|scope| {
+        for from in 0..8 {
+            scope.spawn(move || {
+                let mut visitor = Asker::new(address);
+                for number in (from..count).step_by(8) {
+                    assert!(visitor.ask(&format!("GET /{number} HTTP/1.1\r\n"), "").contains(" 200 OK"));
+                }
+            });
+        }
+    });
+}
+
+/// An app that gives everything one tag and so many bytes; its address.
+fn tagging_app(length: usize) -> std::net::SocketAddr {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nSurrogate-Key: list\r\nContent-Length: {length}\r\n\r\n{}",
+        "x".repeat(length)
+    );
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                for _ in lines.filter(|line| line.is_empty()) {
+                    if stream.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// One connection, and one request at a time.
+struct Asker(std::io::BufReader<std::net::TcpStream>);
+
+impl Asker {
+    fn new(address: std::net::SocketAddr) -> Self {
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self(std::io::BufReader::new(stream))
+    }
+
+    /// The head of the answer.
+    fn ask(&mut self, line: &str, fields: &str) -> String {
+        use std::io::{BufRead, Read, Write};
+        let request = format!("{line}Host: shop.test\r\n{fields}\r\n");
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(self.0.read_line(&mut head).unwrap(), 0, "closed after {head}");
+        }
+        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        self.0.read_exact(&mut vec![0; length.unwrap_or(0)]).unwrap();
+        head
+    }
 }
 
 /// A project that is only routed, to a port where nobody listens.

@@ -24,6 +24,10 @@ pub struct Fault {
     pub hint: Option<String>,
 }
 
+/// What is not wrong in a file, and may be wrong all the same: nothing is refused for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning(pub Fault);
+
 /// The line that a fault is about, and the words in it. Counts are of characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excerpt {
@@ -89,11 +93,18 @@ pub fn with_causes(error: &dyn Error) -> String {
 
 /// Writes faults to standard error, with an empty line between two.
 pub fn print_faults(faults: &[Fault]) {
+    print_findings(faults, &[]);
+}
+
+/// The same with warnings behind them.
+pub fn print_findings(faults: &[Fault], warnings: &[Warning]) {
     let paint = Paint::for_stderr();
     let mut text = String::new();
-    for (index, fault) in faults.iter().enumerate() {
+    let faults = faults.iter().map(|fault| (fault, Weight::Error));
+    let warnings = warnings.iter().map(|Warning(fault)| (fault, Weight::Warning));
+    for (index, (fault, weight)) in faults.chain(warnings).enumerate() {
         let _ = write!(text, "{}", if index == 0 { "" } else { "\n" });
-        let _ = fault.write(&mut text, &paint);
+        let _ = fault.write(&mut text, &paint, weight);
     }
     put(&text);
 }
@@ -106,29 +117,51 @@ fn put(text: &str) {
 impl fmt::Display for Fault {
     /// The plain text, with a final newline.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, &Paint { is_on: false })
+        self.write(f, &Paint { is_on: false }, Weight::Error)
     }
 }
 
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, &Paint { is_on: false }, Weight::Warning)
+    }
+}
+
+/// How a report begins, and what colour it has.
+#[derive(Clone, Copy)]
+enum Weight {
+    Error,
+    Warning,
+}
+
 impl Fault {
-    fn write(&self, out: &mut dyn fmt::Write, paint: &Paint) -> fmt::Result {
-        writeln!(out, "{} {}", paint.red("error:"), clean(&self.message))?;
+    fn write(&self, out: &mut dyn fmt::Write, paint: &Paint, weight: Weight) -> fmt::Result {
+        let (word, colour): (_, fn(&Paint, &str) -> String) = match weight {
+            Weight::Error => ("error:", Paint::red),
+            Weight::Warning => ("warning:", Paint::yellow),
+        };
+        writeln!(out, "{} {}", colour(paint, word), clean(&self.message))?;
         match &self.excerpt {
-            Some(excerpt) => self.write_excerpt(out, paint, excerpt)?,
+            Some(excerpt) => self.write_excerpt(out, |marks| colour(paint, marks), excerpt)?,
             None if self.label.is_empty() => writeln!(out, "  {}", clean(&self.file))?,
             None => writeln!(out, "  {}: {}", clean(&self.file), clean(&self.label))?,
         }
         write_hint(out, paint, self.hint.as_deref())
     }
 
-    fn write_excerpt(&self, out: &mut dyn fmt::Write, paint: &Paint, excerpt: &Excerpt) -> fmt::Result {
+    fn write_excerpt(
+        &self,
+        out: &mut dyn fmt::Write,
+        coloured: impl Fn(&str) -> String,
+        excerpt: &Excerpt,
+    ) -> fmt::Result {
         let characters: Vec<char> = excerpt.text.chars().collect();
         let start = excerpt.start.min(characters.len());
         let end = start.saturating_add(excerpt.width).min(characters.len());
         let length = |part: &[char]| clean(&part.iter().collect::<String>()).chars().count();
         let (indent, width) = (length(&characters[..start]), length(&characters[start..end]).max(1));
         let gutter = excerpt.line.to_string();
-        let marks = format!("{} {}", paint.red(&"^".repeat(width)), clean(&self.label));
+        let marks = format!("{} {}", coloured(&"^".repeat(width)), clean(&self.label));
         writeln!(out, "  {}:{}:{}", clean(&self.file), excerpt.line, excerpt.column)?;
         writeln!(out, "{gutter} | {}", clean(&excerpt.text).trim_end())?;
         writeln!(out, "{:blank$} | {:indent$}{}", "", "", marks.trim_end(), blank = gutter.len())
@@ -219,6 +252,10 @@ impl Paint {
 
     fn red(&self, text: &str) -> String {
         self.coloured(text, "1;31")
+    }
+
+    fn yellow(&self, text: &str) -> String {
+        self.coloured(text, "1;33")
     }
 
     fn cyan(&self, text: &str) -> String {

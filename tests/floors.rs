@@ -39,24 +39,25 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ("https", &[], TOOL),
     ("secret", &[], TOOL),
     ("certs", &["https"], OUTSIDE),
-    ("conf", &[], OUTSIDE),
+    ("conf", &["secret"], OUTSIDE),
+    ("forge", &["https", "secret"], OUTSIDE),
     ("hooks", &["https", "secret"], OUTSIDE),
     // The one noun that a gauge is about; model has no place for a certificate's issuer on disk.
     ("observe", &["certs::Certificate"], OUTSIDE),
     ("runtime", &["child"], OUTSIDE),
     ("source", &["child"], OUTSIDE),
     ("store", &[], OUTSIDE),
-    ("live", &["certs::Certificate", "conf"], "what runs is told what is wanted, and asks no other room"),
+    ("live", &["certs::Certificate", "conf", "secret"], "what runs is told what is wanted, and asks no other room"),
     (
         "deploy",
-        &["conf", "live", "observe", "runtime", "source", "store"],
+        &["conf", "forge", "live", "observe", "runtime", "source", "store"],
         "a deployment uses what is below it; hooks, reload and web come to it",
     ),
     // A reload's outcome is what the admin API sends, so it has one shape.
     ("reload", &["conf", "deploy", "web::api"], "a reload changes what is live; only web and the root ask for one"),
     (
         "web",
-        &["certs", "conf", "deploy", "hooks", "live", "observe", "reload", "runtime"],
+        &["certs", "conf", "deploy", "forge", "hooks", "live", "observe", "reload", "runtime"],
         "what answers over HTTP stands above everything but the composition root",
     ),
 ];

@@ -10,6 +10,7 @@ mod latency;
 mod lines;
 mod load;
 mod machine;
+mod many;
 mod measure;
 mod memory;
 mod origin;
@@ -49,7 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Parser)]
 struct Options {
     /// Only these: hit, hit-100k, tcp, unix, tcp-100k, tls-hit, tls-tcp, h2-hit, h2-tcp, handshake, hit-spread,
-    /// tcp-spread, large (each line with 10,000 hosts too), memory, latency, workers.
+    /// tcp-spread, large (each line with 10,000 hosts too), memory, latency, workers, many.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// How often each line is measured.
@@ -149,6 +150,9 @@ impl Bench {
             self.rounds(&mut results)?;
         }
         results.workers = self.workers()?;
+        if wants(&self.options, "many") {
+            self.many(&mut results)?;
+        }
         if self.options.instructions {
             match instructions::count(&self.load, &self.stage, &self.options.binary, &self.lines) {
                 Ok(counted) => {
@@ -267,6 +271,36 @@ impl Bench {
         Ok(())
     }
 
+    /// A million objects.
+    fn many(&self, results: &mut Results) -> Result<(), String> {
+        let prime = |bytes: u64| {
+            let prime = Prime::new(&self.options.binary, &self.load.interrupt, &self.stage, Size::Small);
+            self.comes_up(prime.with_cache(bytes).start("opri")?)
+        };
+        let mut gateways = vec![prime(many::ROOM)?];
+        for (name, recipe) in many::PEERS {
+            match recipe(&self.stage) {
+                Some(recipe) => gateways.push(self.comes_up(recipe.start(&[])?)?),
+                None => eprintln!("!!! {name} IS NOT INSTALLED and is left out: apt-get install {name}"),
+            }
+        }
+        for gateway in &gateways {
+            eprintln!("a skewed load on {}", gateway.name);
+            let address = gateway.address(Door::Hit).ok_or("it has no such door")?;
+            match many::hit_ratio(&self.load.interrupt, &self.stage, address) {
+                Ok(ratio) => results.ratios.push((gateway.name, ratio)),
+                Err(why) => results.samples.failures.push(format!("hit ratio of {}: {why}", gateway.name)),
+            }
+        }
+        drop(gateways);
+        eprintln!("memory of a million objects");
+        match many::overhead(&self.load.interrupt, &self.stage, &prime(8 << 30)?) {
+            Ok(bytes) => results.overhead = Some(bytes),
+            Err(why) => results.samples.failures.push(format!("memory of a million objects: {why}")),
+        }
+        Ok(())
+    }
+
     /// A Prime with 10,000 hosts and as many stored answers.
     fn large(&self) -> Result<Gateway, String> {
         let large = self.prime(LARGE, Size::Large)?;
@@ -318,7 +352,7 @@ impl Bench {
 
 /// Everything, or what was asked for.
 fn wants(options: &Options, name: &str) -> bool {
-    let is_long = ["large", "hit-spread", "tcp-spread"].contains(&name);
+    let is_long = ["large", "hit-spread", "tcp-spread", "many"].contains(&name);
     (options.only.is_empty() && !(options.quick && is_long)) || options.only.iter().any(|only| only == name)
 }
 

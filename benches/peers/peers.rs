@@ -51,7 +51,7 @@ pub fn recipe(peer: Peer, stage: &Stage) -> Option<Recipe> {
 }
 
 /// In memory where Debian mounts memory, so that no peer's cache is on a disk.
-fn directory(name: &str) -> TempDir {
+pub fn directory(name: &str) -> TempDir {
     let memory = Path::new("/dev/shm");
     let place = if memory.is_dir() { memory } else { Path::new("/tmp") };
     tempfile::Builder::new().prefix(&format!("peers-{name}-")).tempdir_in(place).unwrap()

@@ -61,6 +61,12 @@ impl<'p> Prime<'p> {
         prime
     }
 
+    /// With this much memory for stored answers, in bytes.
+    pub fn with_cache(self, bytes: u64) -> Self {
+        self.write("conf/prime.toml", &format!("{MACHINE}memory = \"{}KiB\"\n", bytes / 1024));
+        self
+    }
+
     /// On other cores than the gateway's one.
     pub fn on(mut self, cores: &[usize]) -> Self {
         self.cores = cores.to_vec();
@@ -155,4 +161,8 @@ keepalive_requests = 1000000
 keepalive_timeout = "5m"
 connections = 15000
 connections_per_address = 15000
+
+# No peer's cache is on a disk.
+[cache]
+disk = "0"
 "#;

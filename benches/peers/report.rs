@@ -12,6 +12,8 @@ const LARGE_RATIO: f64 = 1.05;
 /// Kilobytes of an idle connection.
 const PLAIN: f64 = 2.0;
 const SECURE: f64 = 10.0;
+/// Bytes of an object beside its content.
+const OVERHEAD: f64 = 300.0;
 /// The part of their memory that is to be back when connections have left.
 const GIVEN_BACK: f64 = 0.8;
 
@@ -26,6 +28,10 @@ pub struct Results {
     pub paced: Vec<Paced>,
     pub counted: Vec<Counted>,
     pub workers: Option<String>,
+    /// The part of a skewed load that each answered by itself.
+    pub ratios: Vec<(&'static str, f64)>,
+    /// Bytes that Prime keeps beside a stored answer.
+    pub overhead: Option<f64>,
 }
 
 impl Results {
@@ -41,7 +47,8 @@ impl Results {
     }
 
     fn tables(&self) -> Vec<Table> {
-        let all = [self.costs(), self.rates(), self.large(), self.idle(), self.latencies(), self.instructions()];
+        let all =
+            [self.costs(), self.rates(), self.large(), self.idle(), self.latencies(), self.instructions(), self.many()];
         all.into_iter().filter(|table| !table.is_empty()).collect()
     }
 
@@ -162,6 +169,28 @@ impl Results {
             table.row(
                 std::iter::once(format!("{name}, {kind}")).chain(megabytes).chain(judged).chain(returned).collect(),
             );
+        }
+        table
+    }
+
+    /// Of a million objects.
+    fn many(&self) -> Table {
+        let title = "A million objects of 1 KB";
+        let note = "Hits of a load by Zipf's law (0.9) in a cache with room for 5 %, at least those of every peer; and what \
+                    an object takes beside body and head where there is room for all.";
+        let mut table = Table::new(title, note, ["", "measured", "target", ""]);
+        let ours = self.ratios.iter().find(|(name, _)| *name == "opri").map(|(_, ratio)| *ratio);
+        let best = self.ratios.iter().filter(|(name, _)| *name != "opri").map(|(_, ratio)| *ratio).reduce(f64::max);
+        for (name, ratio) in &self.ratios {
+            let (target, verdict) = match *name {
+                "opri" => (figure(best), verdict(ours.map(|ours| -ours), best.map(|best| -best))),
+                _ => (String::new(), String::new()),
+            };
+            table.row(vec![format!("hits of {name}"), format!("{ratio:.3}"), target, verdict]);
+        }
+        if let Some(bytes) = self.overhead {
+            let verdict = verdict(Some(bytes), Some(OVERHEAD));
+            table.row(vec!["bytes beside content".to_owned(), figure(Some(bytes)), figure(Some(OVERHEAD)), verdict]);
         }
         table
     }

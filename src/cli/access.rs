@@ -9,7 +9,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::client::Client;
-use super::{Common, Done, block_on, logs};
+use super::{Common, Done, argument, block_on, logs};
 use crate::control::web::api::{AccessLine, AccessQuery, Statuses};
 use crate::model::name::Site;
 use crate::report;
@@ -23,7 +23,7 @@ pub struct Filter {
     #[arg(long, requires = "access")]
     status: Option<Statuses>,
     /// Requests whose target begins so
-    #[arg(long, requires = "access", value_name = "PREFIX")]
+    #[arg(long, requires = "access", value_name = "PREFIX", value_parser = argument::prefix)]
     path: Option<String>,
     /// Requests from this address or network
     #[arg(long, requires = "access", value_name = "ADDRESS", value_parser = network)]
@@ -34,16 +34,13 @@ pub struct Filter {
     /// Requests of the last while, as in 10m
     #[arg(long, requires = "access", value_name = "TIME", value_parser = span)]
     since: Option<Duration>,
-    /// So many of the last that match [default: 1000, or with --since all]
-    #[arg(short = 'n', long, requires = "access")]
-    lines: Option<usize>,
 }
 
 impl Filter {
-    pub fn query(self, site: Option<Site>, follow: bool) -> AccessQuery {
+    pub fn query(self, site: Option<Site>, follow: bool, lines: Option<usize>) -> AccessQuery {
         let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         AccessQuery {
-            lines: self.lines.or(self.since.is_none().then_some(LINES)),
+            lines: lines.or(self.since.is_none().then_some(LINES)),
             follow,
             site,
             status: self.status,

@@ -1,13 +1,14 @@
 //! `opri check`: reads conf as `opri serve` would, and says everything that is wrong with it.
 //!
-//! The rule it keeps: it only reads. Exit 0 when conf is good, 1 when anything is wrong.
+//! The rule it keeps: it only reads. Exit 0 when conf is good, 1 when anything is wrong. What conf names and this machine
+//! does not have is a warning, for it may well be another machine that serves.
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::control::conf;
-use crate::report::{self, Fault};
+use crate::report::{self, Fault, Warning};
 
 #[derive(Debug, Default, Serialize)]
 struct Findings {
@@ -16,6 +17,7 @@ struct Findings {
     /// Their hosts, those by default included.
     hosts: usize,
     faults: Vec<Fault>,
+    warnings: Vec<Warning>,
 }
 
 /// Checks the conf directory `dir`; tells whether it is good. With `json` the findings go to standard output as one
@@ -27,22 +29,24 @@ pub fn run(dir: &Path, json: bool) -> bool {
             Ok(text) => say!("{text}"),
             Err(error) => report::print(&error, None),
         }
-    } else if findings.faults.is_empty() {
-        say!("{}", findings.praise());
     } else {
-        report::print_faults(&findings.faults);
+        report::print_findings(&findings.faults, &findings.warnings);
+        if findings.faults.is_empty() {
+            say!("{}", findings.praise());
+        }
     }
     findings.faults.is_empty()
 }
 
 fn check(dir: &Path) -> Findings {
-    match conf::load(dir, None) {
+    let (loaded, warnings) = conf::check(dir);
+    match loaded {
         Ok(loaded) => {
             let branches = loaded.conf.projects.values().flat_map(|project| project.branches.values());
             let hosts = branches.map(|branch| branch.hosts.len()).sum();
-            Findings { projects: loaded.conf.projects.len(), hosts, faults: loaded.faults }
+            Findings { projects: loaded.conf.projects.len(), hosts, faults: loaded.faults, warnings }
         }
-        Err(faults) => Findings { faults, ..Findings::default() },
+        Err(faults) => Findings { faults, warnings, ..Findings::default() },
     }
 }
 
@@ -52,6 +56,10 @@ impl Findings {
             1 => format!("1 {noun}"),
             _ => format!("{number} {noun}s"),
         };
-        format!("conf is good: {}, {}", count(self.projects, "project"), count(self.hosts, "host"))
+        let warnings = match self.warnings.len() {
+            0 => String::new(),
+            number => format!("; {}", count(number, "warning")),
+        };
+        format!("conf is good: {}, {}{warnings}", count(self.projects, "project"), count(self.hosts, "host"))
     }
 }

@@ -112,6 +112,7 @@ async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Fa
 
 async fn refusal(response: Response<Incoming>) -> Failure {
     let exit = match response.status() {
+        StatusCode::BAD_REQUEST => Exit::Usage,
         StatusCode::NOT_FOUND => Exit::NotFound,
         StatusCode::CONFLICT => Exit::Refused,
         _ => Exit::Failed,

@@ -9,10 +9,11 @@ use super::{Common, Done, Failure, block_on};
 use crate::model::name::Site;
 use crate::report;
 
-pub fn run(common: &Common, site: &Site, follow: bool, build: bool) -> Done {
+pub fn run(common: &Common, site: &Site, follow: bool, lines: Option<usize>, build: bool) -> Done {
     let client = Client::new(common)?;
     block_on(async {
-        let path = format!("/v1/logs?site={}&follow={follow}&build={build}", quoted(site));
+        let lines = lines.map_or_else(String::new, |lines| format!("&lines={lines}"));
+        let path = format!("/v1/logs?site={}&follow={follow}&build={build}{lines}", quoted(site));
         // An app's words reach the terminal with everything escaped that could command it.
         print(client.open(&path).await?, report::clean).await
     })

@@ -21,11 +21,13 @@ macro_rules! say_on {
 }
 
 mod access;
+mod argument;
 mod check;
 mod client;
 mod completions;
 mod demo;
 mod deploy;
+mod hook;
 mod host;
 mod list;
 mod logs;
@@ -36,14 +38,15 @@ mod serve;
 mod status;
 mod table;
 pub mod travis;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::link::PurgeScope;
-use crate::model::name::{Commit, ProjectName, Site};
+use crate::link::{Purge, PurgeScope};
+use crate::model::name::{BranchName, Commit, ProjectName, Site};
 use crate::model::user::User;
 use crate::report;
 
@@ -96,7 +99,7 @@ enum Verb {
     Rollback {
         site: Site,
         /// As `opri releases` lists it: r7 [default: the one before]
-        #[arg(value_parser = release_number)]
+        #[arg(value_parser = argument::release_number)]
         release: Option<u64>,
     },
     /// List what can be brought back
@@ -108,6 +111,9 @@ enum Verb {
         /// Go on while there is more
         #[arg(short, long)]
         follow: bool,
+        /// So many of the last lines [default: 1000; with --since all that match]
+        #[arg(short = 'n', long)]
+        lines: Option<usize>,
         /// The newest build instead of the app
         #[arg(long)]
         build: bool,
@@ -117,11 +123,23 @@ enum Verb {
         #[command(flatten)]
         filter: access::Filter,
     },
-    /// Make stored responses of a project unreachable
+    /// Make stored responses unreachable
     Purge {
-        name: ProjectName,
+        /// A project, with all its branches, or one branch: shop/dev
+        #[arg(value_parser = argument::project_or_branch)]
+        name: (ProjectName, Option<BranchName>),
         #[command(flatten)]
         scope: Scope,
+        /// Make them stale instead: the app is asked about them, and they stand in where it says that stale ones may
+        #[arg(long)]
+        soft: bool,
+    },
+    /// Say what would come of a request right now, and which word decides
+    Why(why::Request),
+    /// Show, test and replay webhooks
+    Hook {
+        #[command(subcommand)]
+        verb: hook::Verb,
     },
     /// Print the completions of a shell
     Completions { shell: clap_complete::Shell },
@@ -145,21 +163,25 @@ enum Verb {
 #[group(required = true, multiple = false)]
 struct Scope {
     /// A whole URL, or a path with its query
-    #[arg(long)]
+    #[arg(long, value_parser = argument::url)]
     url: Option<String>,
     /// Every path that begins so
-    #[arg(long)]
+    #[arg(long, value_parser = argument::prefix)]
     prefix: Option<String>,
-    /// Everything of the project
+    /// What the app has given this tag, in Surrogate-Key or Cache-Tag
+    #[arg(long, value_parser = argument::tag)]
+    tag: Option<String>,
+    /// Everything
     #[arg(long)]
     all: bool,
 }
 
 impl Scope {
     fn meant(self) -> PurgeScope {
-        match (self.url, self.prefix) {
-            (Some(url), _) => PurgeScope::Url(url),
-            (_, Some(prefix)) => PurgeScope::Prefix(prefix),
+        match (self.url, self.prefix, self.tag) {
+            (Some(url), ..) => PurgeScope::Url(url),
+            (_, Some(prefix), _) => PurgeScope::Prefix(prefix),
+            (.., Some(tag)) => PurgeScope::Tag(tag),
             _ => PurgeScope::All,
         }
     }
@@ -225,10 +247,16 @@ fn run(line: Line) -> Done {
         Verb::Deploy { site, commit } => deploy::deploy(&common, site, commit),
         Verb::Rollback { site, release } => deploy::rollback(&common, site, release),
         Verb::Releases { site } => releases::run(&common, &site),
-        Verb::Logs { site, follow, access: true, filter, .. } => access::run(&common, &filter.query(site, follow)),
-        Verb::Logs { site: Some(site), follow, build, .. } => logs::run(&common, &site, follow, build),
+        Verb::Logs { site, follow, lines, access: true, filter, .. } => {
+            access::run(&common, &filter.query(site, follow, lines))
+        }
+        Verb::Logs { site: Some(site), follow, lines, build, .. } => logs::run(&common, &site, follow, lines, build),
         Verb::Logs { site: None, .. } => Err(Failure::Told(Exit::Usage)),
-        Verb::Purge { name, scope } => purge::run(&common, name, scope.meant()),
+        Verb::Purge { name: (project, branch), scope, soft } => {
+            purge::run(&common, &Purge { project, branch, scope: scope.meant(), is_soft: soft })
+        }
+        Verb::Why(request) => why::run(&common, request),
+        Verb::Hook { verb } => hook::run(&common, verb),
         Verb::Completions { shell } => completions::run(shell),
         Verb::Edge { state, await_sockets, user } => serve::edge(state, await_sockets, user),
         Verb::DemoApp => demo::app(),
@@ -247,11 +275,6 @@ fn conf_dir(common: &Common) -> Result<PathBuf, Failure> {
         error: "no conf directory is here: neither conf/prime.toml nor /etc/opri/prime.toml exists".to_owned(),
         hint: Some("name it with --conf DIR, or begin with `opri demo`".to_owned()),
     })
-}
-
-/// `r7` and `7`.
-fn release_number(text: &str) -> Result<u64, String> {
-    text.strip_prefix('r').unwrap_or(text).parse().map_err(|_| format!("`{text}` is not a release like r7"))
 }
 
 /// Prints a value as JSON, for `--json`.

@@ -16,6 +16,9 @@ pub fn run(common: &Common) -> Done {
     for unwell in &status.unwell {
         say!("unwell     {} of {}", unwell.address, unwell.upstream.0);
     }
+    for (site, why) in &status.unjudged {
+        say!("unjudged   {site}: {}", report::clean(why));
+    }
     say!("http       {}", shown(&status.listeners.http));
     say!("https      {}", shown(&status.listeners.https));
     for (name, addresses) in

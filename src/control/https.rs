@@ -1,6 +1,6 @@
 //! One bounded request to somebody else's server: HTTPS, or plain HTTP to this machine alone.
 //!
-//! Called by `hooks` (Travis' key) and `certs` (ACME). The rule it keeps: every exchange has a deadline and a largest
+//! Called by `hooks` (Travis' key), `certs` (ACME) and `forge` (what CIs and forges say). The rule it keeps: every exchange has a deadline and a largest
 //! body, a redirect is an answer like any other, and trust comes from the system's roots and what conf adds.
 
 use std::io;
@@ -43,7 +43,7 @@ pub enum HttpsError {
 }
 
 /// A client with its trust and its bounds. Cheap to clone; every request opens a connection of its own.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Https {
     tls: Arc<ClientConfig>,
     has_roots: bool,

@@ -7,6 +7,7 @@ pub mod certs;
 pub mod child;
 pub mod conf;
 pub mod deploy;
+pub mod forge;
 pub mod hooks;
 pub mod https;
 pub mod live;
@@ -30,6 +31,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::timeout;
 
 use crate::link::paths;
+use crate::model::deployment::Deployment;
 use crate::report::Fault;
 use certs::Certificate;
 use certs::challenge::Challenges;
@@ -37,7 +39,9 @@ use certs::renew::{self, Wanted};
 use conf::{Conf, Loaded};
 use deploy::desk::Desk;
 use deploy::history::History;
-use deploy::{DeployError, Workshop, look_around};
+use deploy::look::Looker;
+use deploy::{DeployError, Workshop, look_around, tell};
+use forge::Forge;
 use hooks::Hooks;
 use live::{Beginning, Home, Live, LiveError, RightsError};
 use observe::Observed;
@@ -46,6 +50,7 @@ use runtime::{Runtime, RuntimeError};
 use source::Source;
 use store::{Store, StoreError};
 use web::admin::Office;
+use web::deliveries::Deliveries;
 use web::public::Counter;
 use web::{Rates, api};
 
@@ -130,11 +135,8 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
         stopping: watch::Sender::new(false),
     });
     found.take_up(&workshop);
-    let desk = Desk::open(workshop.clone(), std::mem::take(&mut found.unfinished));
     let reload = Reload::begin(dir.clone(), faults, publish, workshop.clone());
-    let rates = Rates::begin(live.clone());
-
-    let office = Arc::new(Office { workshop: workshop.clone(), desk, reload: reload.clone(), rates, certificates });
+    let office = open_office(&workshop, found.unfinished, &reload, certificates).await;
     let counter = Counter::new(office.clone(), Hooks::default(), challenges);
     tokio::spawn(web::public::keep_key(counter.clone()));
     tokio::spawn(web::serve(control_socket, web::public::router(counter)));
@@ -146,6 +148,33 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
         Ending::Leave => tracing::info!("control leaves; edge and apps go on"),
     }
     Ok(())
+}
+
+/// Takes up work: what was left unfinished, and whatever is asked from now on.
+async fn open_office(
+    workshop: &Arc<Workshop>,
+    unfinished: Vec<Deployment>,
+    reload: &Reload,
+    certificates: watch::Receiver<Vec<Certificate>>,
+) -> Arc<Office> {
+    let forge = forge();
+    tokio::spawn(tell::run(workshop.clone(), forge.clone()));
+    let desk = Desk::open(workshop.clone(), unfinished);
+    Arc::new(Office {
+        workshop: workshop.clone(),
+        looker: Looker::begin(workshop.clone(), desk.clone(), forge.clone()),
+        desk,
+        forge,
+        deliveries: Deliveries::begin(workshop.history.clone()).await,
+        reload: reload.clone(),
+        rates: Rates::begin(workshop.live.clone()),
+        certificates,
+    })
+}
+
+/// Who asks CIs and forges; without it only hooks are heard.
+fn forge() -> Option<Forge> {
+    Forge::new().inspect_err(|error| tracing::warn!(%error, "no CI or forge can be asked")).ok()
 }
 
 /// Reads conf, and what an earlier control kept of it for projects whose files have faults. Makes the state directory.
@@ -232,6 +261,10 @@ async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload) -> Result
 async fn stop(workshop: &Workshop) {
     tracing::info!("stopping");
     workshop.stopping.send_replace(true);
+    // Before the first is: a control that is killed in the midst of this meant to stop them all.
+    if let Err(error) = workshop.history.stopping().await {
+        tracing::warn!(%error, "it could not be stored that the apps are stopped on purpose");
+    }
     workshop.live.stop_edge(STOP_WITHIN).await;
     let running = workshop.runtime.running().await.unwrap_or_else(|error| {
         tracing::error!(%error, "the apps that run could not be listed");

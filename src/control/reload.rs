@@ -46,6 +46,11 @@ impl Reload {
         Self { dir, orders, last }
     }
 
+    /// Where conf lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Reloads and tells what came of it.
     pub async fn now(&self) -> Reloaded {
         let (reply, answer) = oneshot::channel();

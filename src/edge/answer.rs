@@ -10,10 +10,12 @@ use http::Method;
 
 use crate::model::app::Protocol;
 
-use super::cache::{self, CacheStatus, Fill, Hit};
+use super::cache::{self, Along, Away, CacheStatus, End, Fill, Hit, Miss, Reading, Stale, Waiter};
 use super::compress::Negotiation;
 use super::failure::Failure;
+use super::purging;
 use super::request::Asked;
+use super::respond::Own;
 use super::routing::{Answerer, Entry};
 use super::shared::Shared;
 use super::upstream::{Claim, Upstream};
@@ -37,8 +39,51 @@ pub enum What {
     Refuse(Failure),
     /// 308 to this location.
     Redirect(String),
+    /// What was to be purged is.
+    Purged,
     Stored(Hit),
+    /// What is stored and stale, and what to fetch behind, to be newer for the next.
+    Meanwhile(Hit, Fetch),
+    /// To be decided again when more is known.
+    Wait(Awaited),
+    /// What is on its way to another is the answer.
+    Along(Along, CacheStatus),
+    /// What is stored and stale, for nobody is there to be asked.
+    Spared(Box<Own>, CacheStatus),
     Fetch(Fetch),
+}
+
+/// What may be an answer, and is not at hand.
+#[derive(Debug)]
+pub enum Awaited {
+    /// On its way to another; and why the app had to be asked.
+    Flight(Waiter, CacheStatus),
+    /// On disk.
+    Away(Away),
+}
+
+impl Awaited {
+    /// Waits until there is reason to decide again.
+    pub async fn settled(&self) -> Time {
+        match self {
+            Awaited::Flight(waiter, _) => match waiter.settled().await {
+                Some(End::Refused) => Time::Apart,
+                _ => Time::Again,
+            },
+            Awaited::Away(away) => {
+                away.fetched().await;
+                Time::Fetched
+            }
+        }
+    }
+
+    /// What is said of a stored response that came of waiting.
+    pub fn status(&self, hit: &Hit) -> CacheStatus {
+        match self {
+            Awaited::Flight(_, status) => status.collapsed(),
+            Awaited::Away(_) => hit.status(),
+        }
+    }
 }
 
 /// A request on its way to an app.
@@ -48,32 +93,75 @@ pub struct Fetch {
     pub status: CacheStatus,
     /// Present when the response may be stored.
     pub fill: Option<Box<Fill>>,
+    /// What is stored and may be renewed by the answer, or shown in its place.
+    pub stale: Option<Box<Stale>>,
     /// Of the request's body, in bytes.
     pub body_max: u64,
     /// What becomes of the answer, when it can be compressed.
     pub negotiation: Negotiation,
+    /// By which the app is asked, in place of the target that was sent.
+    pub target: Option<Box<str>>,
+    /// Whether the app is asked for the whole, whatever part of it the request is for.
+    pub is_of_whole: bool,
 }
 
 impl Fetch {
+    /// The answer is a part, and leaves without a coding of ours. It says nothing of what the whole would have left in.
+    pub fn is_uncoded(&mut self) {
+        if let Some(fill) = &mut self.fill {
+            fill.negotiated(None, None);
+        }
+    }
+
+    /// There is nothing to store. `is_failure` when whoever waits for the same is not to ask one after the other.
+    pub fn unfilled(&mut self, is_failure: bool) {
+        if let Some(mut fill) = self.fill.take().filter(|_| is_failure) {
+            fill.refuse();
+        }
+    }
+
     /// Whether the app speaks the one protocol that `fetch` does.
     pub fn is_light(&self) -> bool {
         self.claim.upstream().protocol == Protocol::Http1
     }
 }
 
+/// Which time it is that a request is decided about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Time {
+    First,
+    /// It has waited for an answer that was on its way.
+    Again,
+    /// It has, and is to have one by itself.
+    Apart,
+    /// What lies on disk has been fetched for it.
+    Fetched,
+}
+
+impl Time {
+    /// Whether what lies on disk is likely to be at hand.
+    fn reading(self) -> Reading {
+        match self {
+            Time::First | Time::Again => Reading::AtOnce,
+            Time::Apart | Time::Fetched => Reading::Patient,
+        }
+    }
+}
+
 /// Decides. `announced` is the length of the request's body, where it is known.
-pub fn decide(state: &Shared, visit: &Visit, asked: &Asked<'_>, announced: Option<u64>) -> Answer {
+pub fn decide(state: &Shared, visit: &Visit, asked: &Asked<'_>, announced: Option<u64>, time: Time) -> Answer {
     let refuse = |entry, failure| Answer { entry, what: What::Refuse(failure) };
     if visit.secure.as_ref().is_some_and(|certified| !certified.covers(&asked.host)) {
         return refuse(None, Failure::Misdirected);
     }
     for look in 0..LOOKS {
         let table = state.table.load();
-        let Some(entry) = table.routes.lookup(&asked.host, asked.path()).cloned() else {
+        let Some(entry) = table.routes.lookup(&asked.host, asked.path).cloned() else {
             return refuse(None, Failure::UnknownHost);
         };
         drop(table);
         if look == 0
+            && time == Time::First
             && let Some(failure) = over_rate(state, &entry, visit, asked)
         {
             return refuse(Some(entry), failure);
@@ -83,8 +171,9 @@ pub fn decide(state: &Shared, visit: &Visit, asked: &Asked<'_>, announced: Optio
         }
         let what = match &entry.to {
             Answerer::Redirect(host) => Some(What::Redirect(elsewhere(host.in_url(), asked))),
+            _ if purging::is_asked(asked) => Some(purging::purge(&state.cache, &entry, asked)),
             Answerer::Absent => Some(What::Refuse(Failure::Absent)),
-            Answerer::Upstream(upstream) => from_upstream(state, &entry, upstream, asked),
+            Answerer::Upstream(upstream) => from_upstream(state, &entry, upstream, asked, time),
         };
         if let Some(what) = what {
             let is_too_large = announced.unwrap_or(0) > body_max(state, &entry);
@@ -110,25 +199,51 @@ fn over_rate(state: &Shared, entry: &Entry, visit: &Visit, asked: &Asked<'_>) ->
 }
 
 /// From the cache, or by a claim; `None` when the upstream drains.
-fn from_upstream(state: &Shared, entry: &Entry, upstream: &Arc<Upstream>, asked: &Asked<'_>) -> Option<What> {
-    let (status, fill) = match cache::look(&state.cache, entry, &upstream.id, asked) {
-        cache::Look::Hit(hit) => return Some(What::Stored(hit)),
-        cache::Look::Miss(status, fill) => (status, fill),
-    };
-    if !upstream.has_replicas() {
-        return Some(What::Refuse(Failure::Absent));
+fn from_upstream(
+    state: &Shared,
+    entry: &Entry,
+    upstream: &Arc<Upstream>,
+    asked: &Asked<'_>,
+    time: Time,
+) -> Option<What> {
+    let fetch = |miss| fetch(state, entry, upstream, asked, miss);
+    match cache::look(&state.cache, (entry, &upstream.id), asked, time == Time::Apart, time.reading()) {
+        cache::Look::Hit(hit) => Some(What::Stored(hit)),
+        cache::Look::Away(away) => Some(What::Wait(Awaited::Away(away))),
+        cache::Look::Wait(waiter, status) => Some(What::Wait(Awaited::Flight(waiter, status))),
+        cache::Look::Along(along, status) => Some(What::Along(along, status)),
+        cache::Look::Unavailable => Some(What::Refuse(Failure::NotStored)),
+        cache::Look::Meanwhile(hit, miss) if upstream.has_replicas() && upstream.protocol == Protocol::Http1 => {
+            Some(What::Meanwhile(hit, fetch(miss)?))
+        }
+        // Nobody can ask behind what `fetch` does not speak to: this request does it, if it is for the whole itself.
+        cache::Look::Meanwhile(hit, miss) if !upstream.has_replicas() || miss.is_of_whole => Some(What::Stored(hit)),
+        cache::Look::Miss(miss) | cache::Look::Meanwhile(_, miss) if upstream.has_replicas() => {
+            fetch(miss).map(What::Fetch)
+        }
+        cache::Look::Miss(miss) | cache::Look::Meanwhile(_, miss) => {
+            let spare = miss.stale.and_then(|stale| stale.unasked());
+            let spared = |(own, status)| What::Spared(Box::new(own), status);
+            Some(spare.map_or(What::Refuse(Failure::Absent), spared))
+        }
     }
+}
+
+/// A claim for a request that the app must be asked for.
+fn fetch(state: &Shared, entry: &Entry, upstream: &Arc<Upstream>, asked: &Asked<'_>, miss: Miss) -> Option<Fetch> {
+    let Miss { status, fill, stale, target, is_of_whole } = miss;
     let negotiation = match asked.method {
-        Method::HEAD => Negotiation::Off,
+        Method::HEAD if !is_of_whole => Negotiation::Off,
         _ => Negotiation::of(&entry.compression, asked),
     };
     let (claim, body_max) = (upstream.claim()?, body_max(state, entry));
-    Some(What::Fetch(Fetch { claim, status, fill, body_max, negotiation }))
+    Some(Fetch { claim, status, fill, stale, body_max, negotiation, target, is_of_whole })
 }
 
-fn https_location(state: &Shared, entry: &Entry, asked: &Asked<'_>) -> Option<String> {
+/// Where plain HTTP is sent to, when it is.
+pub fn https_location(state: &Shared, entry: &Entry, asked: &Asked<'_>) -> Option<String> {
     let is_wanted = entry.https_only && entry.site.is_some() && asked.scheme == "http";
-    if !is_wanted || asked.path().starts_with(CHALLENGES) {
+    if !is_wanted || asked.path.starts_with(CHALLENGES) {
         return None;
     }
     // Without an HTTPS listener the redirect would lead nowhere.
@@ -143,7 +258,8 @@ fn https_location(state: &Shared, entry: &Entry, asked: &Asked<'_>) -> Option<St
     Some(format!("https://{}{port}{}", asked.host.in_url(), location_path(asked)))
 }
 
-fn elsewhere(host: String, asked: &Asked<'_>) -> String {
+/// The same URL at another host.
+pub fn elsewhere(host: String, asked: &Asked<'_>) -> String {
     format!("{}://{host}{}{}", asked.scheme, asked.port(), location_path(asked))
 }
 

@@ -1,7 +1,7 @@
 //! The time as answers say it, written once a second.
 //!
 //! Each worker has one. The rule: every answer of the edge carries the time at which it left, whatever way it took; pingora
-//! does so by itself (0.9.1) and cannot be told otherwise.
+//! does so by itself over HTTP/1 (0.9.1) and cannot be told otherwise.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::link::keys::Keys;
-use crate::link::{self, Down, Generation, Message, Purge, Receiver, Sender, SiteTraffic, Unwell, Up};
+use crate::link::paths;
+use crate::link::{self, Down, Generation, Message, Receiver, Sender, SiteTraffic, Unwell, Up};
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Certificates, Section, SectionKind, Snapshot};
 
@@ -24,9 +25,12 @@ use super::listen::Sockets;
 use super::routing::Table;
 use super::shared::Shared;
 use super::upstream::Upstream;
+use super::why::why;
 
 /// A control that does not take a report within this is taken for dead.
 const REPORT: Duration = Duration::from_secs(5);
+/// How long the cache on disk is waited for.
+const OPENING: Duration = Duration::from_secs(5);
 const TRAFFIC: Duration = Duration::from_secs(1);
 
 pub struct ControlLink {
@@ -154,10 +158,19 @@ impl ControlLink {
                 });
             }
             Down::Purge { token, purge } => {
-                let removed = self.purge(purge).await;
-                self.report(Up::Purged { token, removed }).await;
+                self.shared.cache.purge(&purge);
+                self.report(Up::Purged { token }).await;
             }
-            Down::Stop { .. } | Down::Unknown => {}
+            Down::Forget { upstream } if !self.is_routed(&upstream) => self.shared.cache.forget(&upstream),
+            Down::Why { token, question } => {
+                let shared = self.shared.clone();
+                let verdict = tokio::task::spawn_blocking(move || why(&shared, &question)).await;
+                match verdict {
+                    Ok(verdict) => self.report(Up::Why { token, verdict }).await,
+                    Err(error) => tracing::error!(%error, "a question broke off"),
+                }
+            }
+            Down::Forget { .. } | Down::Stop { .. } | Down::Unknown => {}
         }
     }
 
@@ -168,6 +181,7 @@ impl ControlLink {
             Section::Settings(settings) => {
                 shared.settings.store(Arc::new(settings.clone()));
                 shared.cache.resize(settings.cache.memory);
+                self.keep_on_disk(settings.cache.disk).await;
                 shared.access_log.configure(settings.access_log);
                 None
             }
@@ -181,6 +195,8 @@ impl ControlLink {
                 let before = shared.table.load_full();
                 let table = Table::compile(routing, &before, &shared.metrics).map_err(|error| error.to_string())?;
                 let gone = table.gone(&before);
+                // Before the first request that could make one of its answers untrue.
+                shared.cache.begin(table.upstreams.keys());
                 shared.table.store(Arc::new(table));
                 for routed in gone {
                     self.draining.push(routed.upstream.clone());
@@ -194,6 +210,15 @@ impl ControlLink {
         };
         self.snapshot.put(section);
         fault.map_or(Ok(()), Err)
+    }
+
+    /// Has the cache on disk opened, or changed. A disk that is slow to answer keeps nobody waiting: it joins in later.
+    async fn keep_on_disk(&self, bytes: u64) {
+        let (shared, dir) = (self.shared.clone(), paths::cache(&self.shared.state_dir));
+        let kept = tokio::task::spawn_blocking(move || shared.cache.keep_on_disk(&dir, bytes));
+        if timeout(OPENING, kept).await.is_err() {
+            tracing::warn!("the cache on disk takes long to open; going on without it meanwhile");
+        }
     }
 
     /// Takes the certificates; the faults of those that are not taken.
@@ -211,17 +236,10 @@ impl ControlLink {
         Ok((!faults.is_empty()).then(|| faults.join("; ")))
     }
 
-    async fn purge(&self, purge: Purge) -> u64 {
-        let shared = self.shared.clone();
-        let purged = tokio::task::spawn_blocking(move || shared.cache.purge(&purge)).await;
-        purged.inspect_err(|error| tracing::error!(%error, "a purge broke off")).unwrap_or_default()
-    }
-
     async fn drained(&mut self, upstream: &Arc<Upstream>, cut: u64) {
         self.draining.retain(|other| !Arc::ptr_eq(other, upstream));
         // The same release may have been routed anew meanwhile: then it is not to be stopped.
         if !self.is_routed(&upstream.id) {
-            self.shared.cache.forget(&upstream.id);
             self.report(Up::Drained { upstream: upstream.id.clone(), cut }).await;
         }
         self.tell_draining().await;

@@ -9,9 +9,10 @@ use std::time::{Instant, SystemTime};
 use http::{Method, StatusCode};
 
 use crate::model::address::Address;
+use crate::model::cache::CdnFields;
 
 use super::access_log::{Call, End, Kept};
-use super::cache::{CacheStatus, Hit};
+use super::cache::{self, CacheStatus, Hit, Said};
 use super::clock::Date;
 use super::id::RequestId;
 use super::metrics::{Busy, Counted, SiteMeter};
@@ -31,6 +32,10 @@ pub struct Exchange {
     /// The answer's, once there is one.
     pub status: Option<StatusCode>,
     pub cache: Option<CacheStatus>,
+    /// The cache's key, where answers show it.
+    key: Option<Box<str>>,
+    /// Of what the app says to caches, what leaves.
+    pub passes: CdnFields,
     /// Bytes of the answer's body that left.
     pub sent: u64,
     /// Bytes of the request's body that came.
@@ -39,12 +44,16 @@ pub struct Exchange {
     pub upstream: Option<Address>,
     /// What the access log is to say of it.
     kept: Option<Kept>,
-    _busy: Busy,
+    /// Nothing is counted where there is none.
+    busy: Option<Busy>,
 }
 
 impl Exchange {
     pub fn new(worker: &Arc<Worker>, asked: &Asked<'_>, call: &Call<'_>, entry: Option<&Entry>, id: RequestId) -> Self {
-        Self::of(worker, asked.method.clone(), worker.shared.access_log.keep(worker.number, call), entry, id)
+        let kept = worker.shared.access_log.keep(worker.number, call);
+        let mut exchange = Self::of(worker, asked.method.clone(), kept, entry, id);
+        exchange.key = entry.and_then(|entry| cache::shown_key(entry, asked));
+        exchange
     }
 
     /// For what could not be understood.
@@ -57,7 +66,7 @@ impl Exchange {
             host: "",
             target: "",
             protocol,
-            id: id.as_str(),
+            id: id.as_bytes(),
             user_agent: None,
             referer: None,
         };
@@ -69,7 +78,7 @@ impl Exchange {
         let metrics = &worker.shared.metrics;
         let meter = entry.map_or(metrics.unknown(), |entry| &entry.meter).clone();
         Self {
-            _busy: metrics.begin(&meter),
+            busy: Some(metrics.begin(&meter)),
             worker: worker.clone(),
             meter,
             method,
@@ -77,10 +86,32 @@ impl Exchange {
             id,
             status: None,
             cache: None,
+            key: None,
+            passes: entry.map(|entry| entry.cache.passes).unwrap_or_default(),
             sent: 0,
             received: 0,
             upstream: None,
             kept,
+        }
+    }
+
+    /// For what no visitor waits for: it counts as no request.
+    pub fn behind(worker: &Arc<Worker>, id: RequestId) -> Self {
+        Self {
+            busy: None,
+            worker: worker.clone(),
+            meter: worker.shared.metrics.unknown().clone(),
+            method: Method::GET,
+            began: Instant::now(),
+            id,
+            status: None,
+            cache: None,
+            key: None,
+            passes: CdnFields::default(),
+            sent: 0,
+            received: 0,
+            upstream: None,
+            kept: None,
         }
     }
 
@@ -99,8 +130,9 @@ impl Exchange {
     }
 
     /// What is said of the cache on the answer: nothing where it has no part in anything.
-    pub fn told_cache(&self) -> Option<CacheStatus> {
-        self.cache.filter(|_| self.is_site())
+    pub fn told_cache(&self) -> Option<Said<'_>> {
+        let status = self.cache.filter(|_| self.is_site())?;
+        Some(Said { status, key: self.key.as_deref() })
     }
 }
 
@@ -122,7 +154,7 @@ pub fn call<'a>(
         host: asked.host.as_str(),
         target: asked.target,
         protocol: asked.protocol,
-        id: id.as_str(),
+        id: id.as_bytes(),
         user_agent: asked.fields.first("user-agent"),
         referer: asked.fields.first("referer"),
     }
@@ -152,6 +184,9 @@ pub fn count_hit(worker: &Worker, asked: &Asked<'_>, call: &Call<'_>, entry: Opt
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.busy.is_none() {
+            return;
+        }
         let (shared, took) = (&self.worker.shared, self.began.elapsed());
         shared.metrics.count(&Counted {
             meter: &self.meter,
@@ -167,7 +202,7 @@ impl Drop for Exchange {
             status: self.status,
             sent: self.sent,
             received: self.received,
-            cache: self.told_cache().map(CacheStatus::name),
+            cache: self.told_cache().map(|said| said.status.name()),
             upstream: self.upstream.as_ref(),
         };
         shared.access_log.record_kept(self.worker.number, kept, &end);

@@ -37,8 +37,10 @@ pub enum Failure {
     Version,
     /// The host is not one that the connection's certificate stands for.
     Misdirected,
-    /// CONNECT and TRACE.
+    /// CONNECT and TRACE, and PURGE where nobody may.
     Method,
+    /// PURGE without the secret.
+    Unauthorized,
     /// More than the site takes in a second; after so many seconds there is room again.
     TooMany(u32),
     /// Known, with nothing running, or nobody listens where it should.
@@ -47,6 +49,8 @@ pub enum Failure {
     Broken,
     /// The app did not answer in time.
     Slow,
+    /// The client wants what is stored or nothing, and nothing is that would do.
+    NotStored,
 }
 
 impl Failure {
@@ -62,10 +66,12 @@ impl Failure {
             Failure::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Failure::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Failure::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Failure::Unauthorized => StatusCode::UNAUTHORIZED,
             Failure::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Failure::Absent => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Broken => StatusCode::BAD_GATEWAY,
-            Failure::Slow => StatusCode::GATEWAY_TIMEOUT,
+            // RFC 9111 section 5.2.1.7.
+            Failure::Slow | Failure::NotStored => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -84,10 +90,12 @@ impl Failure {
             Failure::Version => "version",
             Failure::Misdirected => "misdirected",
             Failure::Method => "method",
+            Failure::Unauthorized => "unauthorized",
             Failure::TooMany(_) => "rate",
             Failure::Absent => "absent",
             Failure::Broken => "upstream_broken",
             Failure::Slow => "upstream_timeout",
+            Failure::NotStored => "not_stored",
         }
     }
 
@@ -107,15 +115,18 @@ impl Failure {
             Failure::BadHost
                 | Failure::UnknownHost
                 | Failure::Misdirected
+                | Failure::Unauthorized
                 | Failure::TooMany(_)
                 | Failure::Absent
                 | Failure::Broken
                 | Failure::Slow
+                | Failure::NotStored
         );
         !is_sound
     }
 
-    fn explanation(self) -> &'static str {
+    /// For whoever is refused.
+    pub fn explanation(self) -> &'static str {
         match self {
             Failure::Malformed => "The request could not be understood.",
             Failure::BadHost => "The request does not say which site it is for.",
@@ -128,10 +139,12 @@ impl Failure {
             Failure::Version => "This server speaks HTTP/1.0, HTTP/1.1 and HTTP/2.",
             Failure::Misdirected => "This connection was made for another site.",
             Failure::Method => "This server does not take requests of this kind.",
+            Failure::Unauthorized => "This request must show a secret, and has not.",
             Failure::TooMany(_) => "This site was asked too often in a moment. Please try again soon.",
             Failure::Absent => "This site is not running at the moment. Please try again soon.",
             Failure::Broken => "This site broke off before it had answered. Please try again.",
             Failure::Slow => "This site did not answer in time. Please try again.",
+            Failure::NotStored => "This server keeps no answer to this request that is fresh enough.",
         }
     }
 }

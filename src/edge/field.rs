@@ -28,6 +28,11 @@ pub enum Kind {
     /// RFC 7239.
     Forwarded,
     RequestId,
+    /// Speaks to shared caches alone: RFC 9213, and W3C's Edge Architecture Specification.
+    CdnCacheControl,
+    SurrogateControl,
+    /// Says to caches what a response is made of.
+    Tags,
     /// Says who a client is or where a request belongs, and is believed of trusted proxies alone.
     Claim,
     /// Another spelling of one of the above: CGI and WSGI read `X_Forwarded_For` and `X.Forwarded.For` as `X-Forwarded-For`.
@@ -37,13 +42,10 @@ pub enum Kind {
 impl Kind {
     /// What `name` is, in any case. Names of 64 bytes and more are plain: no managed one is so long.
     pub fn of(name: &[u8]) -> Self {
-        // Most names end here: no managed one begins with another letter, and only `X-Forwarded-…` may be longer.
-        let is_candidate = match name.first().map(u8::to_ascii_lowercase) {
-            Some(b'x') => name.len() < NAME_MAX,
-            Some(b'h' | b'c' | b't' | b'u' | b'k' | b'p' | b'e' | b'f') => name.len() <= LONGEST,
-            _ => false,
-        };
-        if !is_candidate {
+        let letter = name.first().map_or(0, |first| usize::from((first | 0x20).wrapping_sub(b'a')));
+        let lengths = LENGTHS.get(letter).copied().unwrap_or(0);
+        // Most names end here: no managed one begins so and is so long.
+        if name.len() >= NAME_MAX || lengths & (1 << name.len()) == 0 {
             return Kind::Plain;
         }
         let mut lower = [0; NAME_MAX];
@@ -56,7 +58,8 @@ impl Kind {
         match (known(lower), is_twin) {
             (Kind::Plain, _) => Kind::Plain,
             // Too common in APIs to be taken for more than it is, and no framework reads it as `Cookie` for itself.
-            (Kind::Cookie | Kind::Expect, true) => Kind::Plain,
+            (Kind::Cookie | Kind::Expect | Kind::Tags, true) => Kind::Plain,
+            (Kind::CdnCacheControl | Kind::SurrogateControl, true) => Kind::Plain,
             (_, true) => Kind::Twin,
             (kind, false) => kind,
         }
@@ -75,47 +78,80 @@ impl Kind {
 
     /// Whether `Connection` may ask for it to be dropped on the way. What frames a message or says who sent it may not.
     pub fn may_be_nominated(self) -> bool {
-        matches!(self, Kind::Plain | Kind::Upgrade | Kind::HopByHop)
+        matches!(
+            self,
+            Kind::Plain | Kind::Tags | Kind::Upgrade | Kind::HopByHop | Kind::CdnCacheControl | Kind::SurrogateControl
+        )
     }
 }
 
 const NAME_MAX: usize = 64;
-/// `transfer-encoding`.
-const LONGEST: usize = 17;
+
+/// The managed names, in small letters.
+const KNOWN: [(&[u8], Kind); 36] = [
+    (b"host", Kind::Host),
+    (b"content-length", Kind::ContentLength),
+    (b"transfer-encoding", Kind::TransferEncoding),
+    (b"connection", Kind::Connection),
+    (b"upgrade", Kind::Upgrade),
+    (b"te", Kind::HopByHop),
+    (b"trailer", Kind::HopByHop),
+    (b"keep-alive", Kind::HopByHop),
+    (b"proxy-connection", Kind::HopByHop),
+    (b"http2-settings", Kind::HopByHop),
+    // No field of HTTP: CGI would make it the HTTP_PROXY of what the app asks of others.
+    (b"proxy", Kind::HopByHop),
+    (b"expect", Kind::Expect),
+    (b"cookie", Kind::Cookie),
+    (b"forwarded", Kind::Forwarded),
+    (b"x-request-id", Kind::RequestId),
+    (b"cdn-cache-control", Kind::CdnCacheControl),
+    (b"surrogate-control", Kind::SurrogateControl),
+    (b"surrogate-key", Kind::Tags),
+    (b"cache-tag", Kind::Tags),
+    (b"x-forwarded-for", Kind::ForwardedFor),
+    (b"x-forwarded-proto", Kind::ForwardedProto),
+    (b"x-forwarded-host", Kind::ForwardedHost),
+    (b"x-forwarded", Kind::Claim),
+    (FORWARDED, Kind::Claim),
+    (b"x-real-ip", Kind::Claim),
+    (b"x-client-ip", Kind::Claim),
+    // What Rails, PHP and others look at for the client's address, beside the ones above.
+    (b"client-ip", Kind::Claim),
+    (b"true-client-ip", Kind::Claim),
+    (b"cf-connecting-ip", Kind::Claim),
+    (b"fastly-client-ip", Kind::Claim),
+    (b"x-cluster-client-ip", Kind::Claim),
+    (b"forwarded-for", Kind::Claim),
+    // These make some frameworks route by another path than ours.
+    (b"x-original-url", Kind::Claim),
+    (b"x-rewrite-url", Kind::Claim),
+    // These put a request among others.
+    (b"traceparent", Kind::Claim),
+    (b"tracestate", Kind::Claim),
+];
+
+/// Whatever begins so is a claim.
+const FORWARDED: &[u8] = b"x-forwarded-";
+
+/// How long the managed names are that begin with a letter, a bit for each length.
+const LENGTHS: [u64; 26] = {
+    let (mut lengths, mut at) = ([0; 26], 0);
+    while at < KNOWN.len() {
+        let name = KNOWN[at].0;
+        lengths[(name[0] - b'a') as usize] |= 1 << name.len();
+        at += 1;
+    }
+    // What follows X-Forwarded- may have any length.
+    lengths[(b'x' - b'a') as usize] = !0;
+    lengths
+};
 
 /// By the lower-case name.
 fn known(name: &[u8]) -> Kind {
-    match name {
-        b"host" => Kind::Host,
-        b"content-length" => Kind::ContentLength,
-        b"transfer-encoding" => Kind::TransferEncoding,
-        b"connection" => Kind::Connection,
-        b"upgrade" => Kind::Upgrade,
-        b"te" | b"trailer" | b"keep-alive" | b"proxy-connection" | b"http2-settings" => Kind::HopByHop,
-        // No field of HTTP: CGI would make it the HTTP_PROXY of what the app asks of others.
-        b"proxy" => Kind::HopByHop,
-        b"expect" => Kind::Expect,
-        b"cookie" => Kind::Cookie,
-        b"forwarded" => Kind::Forwarded,
-        b"x-request-id" => Kind::RequestId,
-        // The URLs make some frameworks route by another path than ours; the traces put a request among others.
-        b"x-real-ip" | b"x-client-ip" | b"x-original-url" | b"x-rewrite-url" | b"traceparent" | b"tracestate" => {
-            Kind::Claim
-        }
-        // What Rails, PHP and others look at for the client's address, beside the ones above.
-        b"client-ip"
-        | b"true-client-ip"
-        | b"cf-connecting-ip"
-        | b"fastly-client-ip"
-        | b"x-cluster-client-ip"
-        | b"x-forwarded"
-        | b"forwarded-for" => Kind::Claim,
-        b"x-forwarded-for" => Kind::ForwardedFor,
-        b"x-forwarded-proto" => Kind::ForwardedProto,
-        b"x-forwarded-host" => Kind::ForwardedHost,
-        _ if name.starts_with(b"x-forwarded-") => Kind::Claim,
-        _ => Kind::Plain,
-    }
+    let listed = KNOWN.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+    let claim = || if name.starts_with(FORWARDED) { Kind::Claim } else { Kind::Plain };
+    listed.unwrap_or_else(claim)
 }
 
 /// The fields of a message: as they stand in the bytes of a head, or in a map.
@@ -139,7 +175,8 @@ impl<'r> Fields<'r> {
     pub fn first(self, name: &'static str) -> Option<&'r [u8]> {
         match self {
             Fields::Raw(lines) => lines.values(name.as_bytes()).next(),
-            Fields::Map(map) => map.get(name).map(http::HeaderValue::as_bytes),
+            // A request has few: looking at them takes less time than making a key of the name.
+            Fields::Map(map) => map.iter().find(|(own, _)| own.as_str() == name).map(|(_, value)| value.as_bytes()),
         }
     }
 
@@ -178,6 +215,9 @@ mod tests {
         assert_eq!(Kind::of(&[b'x'; 100]), Kind::Plain);
         for twin in ["X_Forwarded_For", "x.forwarded.for", "Content_Length", "transfer.encoding", "X-Real_IP"] {
             assert_eq!(Kind::of(twin.as_bytes()), Kind::Twin, "{twin}");
+        }
+        for (name, kind) in KNOWN {
+            assert_eq!(Kind::of(&name.to_ascii_uppercase()), kind, "{name:?}");
         }
         for plain in ["user_id", "x.custom", "api_key", ""] {
             assert_eq!(Kind::of(plain.as_bytes()), Kind::Plain, "{plain}");

@@ -14,25 +14,25 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, OrErr, Result, RetryType};
+use pingora::{Error, ErrorType, Result, RetryType};
 
 use crate::model::address::Address;
 use crate::model::app::Protocol;
 
-use super::answer::Fetch;
-use super::cache::CacheStatus;
-use super::compress::{self, Encoder, Encoders, Negotiation};
 use super::exchange::Exchange;
 use super::failure::{self, Failure};
 use super::field::Fields;
-use super::headers::{self, Passing};
+use super::headers::{self, Sink};
 use super::pace::Arrivals;
-use super::peer::{choose_connection, peer};
-use super::request::Asked;
+use super::passage::Passage;
+use super::peer::{choose_connection, choose_fields, peer};
 use super::respond::{Own, Told};
 use super::shared::Shared;
-use super::upstream::{Turn, Upstream};
+use super::upstream::Turn;
 use super::visit::Visit;
+
+/// The error by which pingora learns that an answer does not leave.
+const SETTLED: &str = "what is stored leaves in place of the answer";
 
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -41,60 +41,6 @@ pub struct Gateway {
 impl Gateway {
     pub fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
-    }
-}
-
-/// A request on its way through pingora, as it was when it was decided who answers. The claim in `fetch` is dropped last.
-#[derive(Debug)]
-pub struct Passage {
-    pub exchange: Option<Exchange>,
-    passing: Passing,
-    fetch: Fetch,
-    /// What the answer goes through.
-    encoder: Option<Encoder>,
-}
-
-impl Passage {
-    pub fn new(asked: &Asked<'_>, visit: &Visit, fetch: Fetch, exchange: &Exchange) -> Self {
-        Self { exchange: None, passing: Passing::new(asked, visit, &exchange.id), fetch, encoder: None }
-    }
-
-    pub fn upstream(&self) -> &Arc<Upstream> {
-        self.fetch.claim.upstream()
-    }
-
-    /// Makes the head of an answer what it is when it leaves, and everything ready for its body.
-    fn compress(&mut self, encoders: &Encoders, response: &mut ResponseHeader) {
-        let Negotiation::On(coding) = self.fetch.negotiation else { return };
-        let fields = Fields::Map(&response.headers);
-        if !compress::is_eligible(response.status, fields) {
-            return;
-        }
-        let length = fields.text("content-length").and_then(|length| length.parse().ok());
-        self.encoder = coding.and_then(|coding| encoders.take(coding, length));
-        let coding = coding.filter(|_| self.encoder.is_some());
-        compress::rewrite_map(response, coding);
-        if let Some(fill) = &mut self.fetch.fill {
-            fill.negotiated(coding);
-        }
-    }
-
-    /// Puts what leaves in the place of what came.
-    fn encode(&mut self, body: &mut Option<Bytes>, is_end: bool) -> Result<()> {
-        let Some(mut encoder) = self.encoder.take() else { return Ok(()) };
-        let broken = || "encoding a body";
-        encoder.add(body.as_deref().unwrap_or_default()).or_err_with(ErrorType::InternalError, broken)?;
-        let part = match is_end {
-            true => encoder.end(),
-            false => {
-                let part = encoder.part();
-                self.encoder = Some(encoder);
-                part
-            }
-        };
-        let part = part.or_err_with(ErrorType::InternalError, broken)?;
-        *body = (!part.is_empty()).then(|| part.into());
-        Ok(())
     }
 }
 
@@ -172,8 +118,9 @@ impl ProxyHttp for Gateway {
         };
         let limits = self.shared.settings.load().limits;
         let mut peer = peer(&turn, &limits)?;
-        if turn.replica().protocol == Protocol::Http1 {
-            choose_connection(session, &mut peer);
+        match turn.replica().protocol {
+            Protocol::Http1 => choose_connection(session, &mut peer),
+            Protocol::H2c => choose_fields(session, &mut peer),
         }
         if let Some(exchange) = journey.exchange() {
             exchange.upstream = Some(turn.replica().address.clone());
@@ -216,6 +163,10 @@ impl ProxyHttp for Gateway {
         journey: &mut Journey,
         is_reused: bool,
     ) -> Box<Error> {
+        if *error.etype() == ErrorType::Custom(SETTLED) {
+            error.set_retry(false);
+            return error;
+        }
         let is_whole = !session.as_ref().retry_buffer_truncated() && session.response_written().is_none();
         if *error.etype() == ErrorType::H2Error && matches!(error.retry, RetryType::Decided(true)) {
             // pingora decides so for REFUSED_STREAM and for GOAWAY without an error.
@@ -248,7 +199,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         match &journey.passage {
             Some(passage) => {
-                headers::to_app(request, &passage.passing);
+                passage.to_app(request);
                 Ok(())
             }
             None => Error::err_in(ErrorType::Custom("a request without its facts")),
@@ -275,6 +226,9 @@ impl ProxyHttp for Gateway {
         response.set_version(Version::HTTP_11);
         let machine_max = self.shared.settings.load().cache.object_max;
         let Some(passage) = &mut journey.passage else { return Ok(()) };
+        if passage.settle(&self.shared.cache, response) {
+            return Error::err_in(ErrorType::Custom(SETTLED));
+        }
         passage.compress(&self.shared.encoders, response);
         let fetch = &mut passage.fetch;
         let fields = Fields::Map(&response.headers);
@@ -282,10 +236,10 @@ impl ProxyHttp for Gateway {
             .fill
             .as_mut()
             .is_some_and(|fill| fill.begin(&self.shared.cache, response.status, fields, machine_max));
-        let cache = match fetch.status {
-            CacheStatus::Forward { reason, .. } => CacheStatus::Forward { reason, is_stored },
-            hit => hit,
-        };
+        if let Some(fill) = fetch.fill.as_mut().filter(|_| is_bodiless(response)) {
+            fill.end(&self.shared.cache);
+        }
+        let cache = fetch.status.stored(is_stored);
         if let Some(exchange) = &mut passage.exchange {
             exchange.cache = Some(cache);
         }
@@ -308,7 +262,7 @@ impl ProxyHttp for Gateway {
         if is_end {
             fill.end(&self.shared.cache);
         }
-        Ok(None)
+        Ok(fill.breath())
     }
 
     /// Trailers stand in the place of the end of a body, and what is encoded has one of its own.
@@ -332,12 +286,17 @@ impl ProxyHttp for Gateway {
         journey: &mut Journey,
     ) -> Result<()> {
         if response.status.is_informational() {
+            // A change of protocol ends with the connection's fields; it is no interim answer.
+            if response.status != StatusCode::SWITCHING_PROTOCOLS {
+                headers::drop_of_interim(response);
+            }
             return Ok(());
         }
         if response.status == StatusCode::NO_CONTENT {
             response.remove_header(&header::CONTENT_LENGTH);
         }
-        headers::drop_kept_back(response);
+        let passes = journey.exchange().map(|exchange| exchange.passes).unwrap_or_default();
+        headers::drop_kept_back(response, passes);
         if *self.shared.stopping.borrow() {
             session.set_keepalive(None);
         }
@@ -353,6 +312,8 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
         }
         if let Some(exchange) = journey.exchange() {
+            response.remove_header(&header::DATE);
+            response.put("Date", &[&exchange.date()]);
             headers::to_client(response, &exchange.id, exchange.told_cache());
         }
         Ok(())
@@ -360,12 +321,18 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, journey: &mut Journey) -> FailToProxy {
         let failure = journey.failure.or_else(|| failure::of_proxy(error));
+        if let Some(passage) = &mut journey.passage {
+            passage.fetch.unfilled(failure.is_some());
+        }
         let is_answered = session.response_written().is_some_and(|header| !header.status.is_informational());
         let unanswered = FailToProxy { error_code: 0, can_reuse_downstream: false };
         if is_answered && let Some(visit) = Visit::of(session.digest()) {
             visit.tear();
         }
         let Some(failure) = failure.filter(|_| !is_answered) else { return unanswered };
+        if let Some(own) = journey.passage.as_mut().and_then(|passage| passage.own(failure)) {
+            return settle(session, own, journey).await;
+        }
         if failure == Failure::Broken {
             let complaint = || tracing::warn!(%error, "an app broke off");
             self.shared.complaints.say("broken", complaint);
@@ -412,23 +379,47 @@ impl Gateway {
 fn is_awaited(session: &Session) -> bool {
     let kind = session.req_header().headers.get(header::CONTENT_TYPE);
     let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    session.is_http2() && !is_grpc && session.response_written().is_none()
+    session.req_header().version == Version::HTTP_2 && !is_grpc && session.response_written().is_none()
 }
 
 /// Answers with a page about the failure.
 async fn refuse(session: &mut Session, exchange: &Exchange, failure: Failure) -> Result<()> {
     let accept = session.req_header().headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let own = Own::page(failure, accept, &exchange.id);
-    let header = own.header(Told { id: &exchange.id, cache: None, date: exchange.date() })?;
+    let mut own = Own::page(failure, accept, &exchange.id);
+    let header = own.header(Told { id: &exchange.id, cache: None, date: exchange.date() });
     let has_body = own.has_body(&session.req_header().method);
     session.write_response_header(header, !has_body).await?;
-    if has_body {
-        session.write_response_body(Some(own.body), true).await?;
+    if let Some(page) = own.body.at_hand().filter(|_| has_body) {
+        session.write_response_body(Some(page.clone()), true).await?;
     }
     // A connection closed, or a stream let go of, while its body still comes takes its answer along. What the client sends
     // after the answer is of no interest, and neither is how that ends.
     let _ = session.drain_request_body().await;
     Ok(())
+}
+
+/// Answers with what is stored.
+async fn settle(session: &mut Session, mut own: Box<Own>, journey: &mut Journey) -> FailToProxy {
+    let over = FailToProxy { error_code: 0, can_reuse_downstream: false };
+    let Some(exchange) = journey.exchange() else { return over };
+    let header = own.header(Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() });
+    let has_body = own.has_body(&session.req_header().method);
+    // pingora keeps no connection whose answer did not come from the app.
+    session.set_keepalive(None);
+    let mut is_there = session.write_response_header(header, !has_body).await.is_ok() && has_body;
+    while is_there && !own.body.is_empty() {
+        // A body without its end tells the client that it is torn.
+        let Ok(part) = own.body.next().await else { break };
+        let is_last = own.body.is_empty();
+        is_there = session.write_response_body(Some(part), is_last).await.is_ok();
+    }
+    over
+}
+
+/// Whether the head is all: then no part follows that would be the last.
+fn is_bodiless(response: &ResponseHeader) -> bool {
+    let is_empty = response.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+    response.status == StatusCode::NO_CONTENT || is_empty
 }
 
 /// Says in HTTP/1's words that the end of a body will be known, as it is by HTTP/2's frames.

@@ -4,16 +4,17 @@
 //! client is never what the client said about itself, unless the client is a trusted proxy.
 
 use bytes::BytesMut;
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
-use smallvec::SmallVec;
 
-use super::cache::CacheStatus;
+use super::cache::Said;
 use super::field::{Fields, Kind};
 use super::forwarded;
 use super::id::RequestId;
 use super::request::Asked;
 use super::visit::Visit;
+use crate::model::cache::CdnFields;
 
 /// Where fields are written to: the bytes of a head, or a map.
 pub trait Sink {
@@ -22,20 +23,6 @@ pub trait Sink {
 }
 
 impl Sink for BytesMut {
-    fn put(&mut self, name: &'static str, value: &[&[u8]]) {
-        self.extend_from_slice(name.as_bytes());
-        self.extend_from_slice(b": ");
-        for part in value {
-            self.extend_from_slice(part);
-        }
-        self.extend_from_slice(b"\r\n");
-    }
-}
-
-/// What differs from one visitor to the next, small enough to need no memory of its own.
-pub type Tail = SmallVec<[u8; 256]>;
-
-impl Sink for Tail {
     fn put(&mut self, name: &'static str, value: &[&[u8]]) {
         self.extend_from_slice(name.as_bytes());
         self.extend_from_slice(b": ");
@@ -57,6 +44,35 @@ impl Sink for ResponseHeader {
     fn put(&mut self, name: &'static str, value: &[&[u8]]) {
         let _ = HeaderValue::from_bytes(&value.concat()).map(|value| self.append_header(name, value));
     }
+}
+
+impl Sink for HeaderMap {
+    fn put(&mut self, name: &'static str, value: &[&[u8]]) {
+        let name = known(name).or_else(|| HeaderName::from_bytes(name.as_bytes()).ok());
+        if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(&value.concat())) {
+            self.append(name, value);
+        }
+    }
+}
+
+/// What every answer says: names that need not be read each time.
+fn known(name: &'static str) -> Option<HeaderName> {
+    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+    match name {
+        "Date" => Some(header::DATE),
+        "X-Request-Id" => Some(REQUEST_ID),
+        "Cache-Status" => Some(CACHE_STATUS),
+        "Via" => Some(header::VIA),
+        _ => None,
+    }
+}
+
+/// The head of an answer as pingora takes it, without the spelling of its names.
+pub fn whole(status: StatusCode, headers: HeaderMap) -> Box<ResponseHeader> {
+    let mut response = http::Response::new(());
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    Box::new(ResponseHeader::from(response.into_parts().0))
 }
 
 /// Whether a field of a client's goes no further: it is its connection's own, or the edge says it better.
@@ -118,7 +134,7 @@ pub fn to_app(header: &mut RequestHeader, passing: &Passing) {
     for (name, value) in &passing.told {
         let _ = header.append_header(*name, value.clone());
     }
-    if header.uri.authority().is_some()
+    if (header.uri.authority().is_some() || header.raw_path() != passing.target.as_bytes())
         && let Ok(target) = passing.target.parse()
     {
         header.set_uri(target);
@@ -151,17 +167,18 @@ impl Sink for Vec<(&'static str, HeaderValue)> {
 }
 
 impl Passing {
-    pub fn new(asked: &Asked<'_>, visit: &Visit, id: &RequestId) -> Self {
+    /// `target` is the one by which the app is asked, where that is another than was sent.
+    pub fn new(asked: &Asked<'_>, visit: &Visit, id: &RequestId, target: Option<&str>) -> Self {
         let mut told = Vec::new();
         identify(&mut told, asked, visit, id);
-        let (authority, target) = (asked.authority.to_owned(), asked.target.to_owned());
+        let (authority, target) = (asked.authority.to_owned(), target.unwrap_or(asked.target).to_owned());
         let is_http2 = matches!(asked.fields, Fields::Map(_));
         Self { told, authority, target, is_trusted: asked.is_trusted, is_http2 }
     }
 }
 
 /// Says to a client by what way its answer came. `cache` is `None` where the cache has no part in anything.
-pub fn to_client(to: &mut impl Sink, id: &RequestId, cache: Option<CacheStatus>) {
+pub fn to_client(to: &mut impl Sink, id: &RequestId, cache: Option<Said<'_>>) {
     to.put("X-Request-Id", &[id.as_bytes()]);
     to.put("Via", &[b"1.1 opri"]);
     if let Some(cache) = cache {
@@ -169,22 +186,40 @@ pub fn to_client(to: &mut impl Sink, id: &RequestId, cache: Option<CacheStatus>)
     }
 }
 
+/// Those that conf says to pass or not to pass.
+pub const CDN_FIELDS: [HeaderName; 2] =
+    [HeaderName::from_static("cdn-cache-control"), HeaderName::from_static("surrogate-control")];
+
 /// Whether a field of an app's goes no further than the edge. Transfer-Encoding is each way's own to judge: the body is
 /// framed by it.
-pub fn is_kept_back(kind: Kind) -> bool {
-    (kind.is_hop_by_hop() && kind != Kind::TransferEncoding) || kind == Kind::RequestId
+pub fn is_kept_back(kind: Kind, passes: CdnFields) -> bool {
+    match kind {
+        Kind::CdnCacheControl => !passes.cdn_cache_control,
+        Kind::SurrogateControl => !passes.surrogate_control,
+        Kind::RequestId | Kind::Tags => true,
+        kind => kind.is_hop_by_hop() && kind != Kind::TransferEncoding,
+    }
 }
 
 /// Does for an answer of pingora's what `fetch` does while it copies a head.
-pub fn drop_kept_back(header: &mut ResponseHeader) {
+pub fn drop_kept_back(header: &mut ResponseHeader, passes: CdnFields) {
     let nominated = nominations(&header.headers);
-    let is_gone = |name: &&HeaderName| is_kept_back(Kind::of(name.as_str().as_bytes())) || nominated.contains(name);
+    let is_own = |name: &HeaderName| is_kept_back(Kind::of(name.as_str().as_bytes()), passes);
+    let is_gone = |name: &&HeaderName| is_own(name) || nominated.contains(name);
     let gone: Vec<_> = header.headers.keys().filter(is_gone).cloned().collect();
     for name in gone {
         // What says where the body ends is not the app's to take away.
         if name != header::TRANSFER_ENCODING && name != header::CONTENT_LENGTH {
             header.remove_header(&name);
         }
+    }
+}
+
+/// Does so for an interim answer, and drops what is only said of an answer with a body, or by the edge.
+pub fn drop_of_interim(header: &mut ResponseHeader) {
+    drop_kept_back(header, CdnFields::default());
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::DATE] {
+        header.remove_header(&name);
     }
 }
 
@@ -215,7 +250,7 @@ mod tests {
                 let (name, value) = line.trim().split_once(": ").unwrap();
                 request.append_header(name.to_owned(), value).unwrap();
             }
-            to_app(&mut request, &Passing::new(&asked, &visit, &id));
+            to_app(&mut request, &Passing::new(&asked, &visit, &id, None));
             let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
             request.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
         })

@@ -1,7 +1,7 @@
 //! One HTTP/2 connection: a task a stream, closed when idle, and ended with GOAWAY.
 //!
-//! Called by `connection`. pingora's own loop is not used because its streams cannot be cut when a drain is over, and what
-//! is stored or plain is answered without it. The rule: what a client may ask for at once is bounded by `streams`.
+//! Called by `connection`. What nothing simpler can carry goes through pingora, a stream at a time (`carried`): its own loop
+//! could not cut one when a drain is over. The rule: what a client may ask for at once is bounded by `streams`.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -10,35 +10,39 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use h2::Reason;
 use http::Method;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::HttpSession;
 use tokio::sync::futures::OwnedNotified;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::model::machine::Limits;
 
 use super::admission::Place;
-use super::answer::{self, Fetch, What};
+use super::answer::{self, Awaited, Fetch, Time, What};
+use super::cache::Along;
+use super::cache::body::Body;
+use super::carried::Carried;
 use super::exchange::{self, Exchange};
+use super::failure::Failure;
+use super::fetch::along::Wire;
 use super::fetch::http2::{Http2, PIECE};
 use super::fetch::{self, Errand, Outcome};
-use super::gateway::Passage;
+use super::passage::Passage;
 use super::request::Asked;
 use super::respond::{Own, Told};
+use super::session::Session;
 use super::stream::Stream;
 use super::streams::Streams;
 use super::timer::Timer;
 use super::visit::Visit;
 use super::worker::Worker;
 
-/// How long what is left of a request body is taken in after its answer.
-const BODY_REST: Duration = Duration::from_secs(5);
 /// A body that the codec may keep until its client has room for it, in bytes: no more than it keeps for any other.
 const AT_ONCE: usize = 64 << 10;
-/// How long streams may take to end after their connection has.
+/// How long streams may take to end after their connection, or their client's interest in them, has.
 const AFTER: Duration = Duration::from_secs(1);
 
 /// Serves streams until either side has enough.
@@ -53,7 +57,8 @@ pub async fn serve(stream: Box<Stream>, worker: Arc<Worker>, place: Place) {
         match next(&mut streams, &mut answering, &mut stopped, &mut idle).await {
             Event::Request(session, place) => {
                 if let Some(rest) = answer_at_once(session, &visit, &worker) {
-                    let answer = answer(rest, limits, visit.clone(), worker.clone());
+                    // Boxed, because tokio moves what it is given a dozen times.
+                    let answer = Box::pin(answer(rest, limits, visit.clone(), worker.clone()));
                     answering.spawn(async move {
                         answer.await;
                         drop(place);
@@ -71,7 +76,7 @@ pub async fn serve(stream: Box<Stream>, worker: Arc<Worker>, place: Place) {
 }
 
 enum Event {
-    Request(Box<HttpSession>, Place),
+    Request(Box<Session>, Place),
     Answered,
     Stop,
     /// There will be no more requests, or nobody has asked anything for too long.
@@ -108,26 +113,28 @@ async fn next(
 /// What is to be done with one request.
 enum Work {
     Own(Own, Exchange),
+    /// Waits for what another has asked the app for or for the disk, or reads along.
+    Wait(Awaited, Exchange),
+    Along(Box<Along>, Exchange),
     Light(Box<Fetch>, BytesMut, Exchange),
     Pingora(Box<Passage>),
 }
 
 /// A request that takes longer than a look, and what is to be done.
-type Rest = (HttpSession, Work);
+type Rest = (Session, Work);
 
 /// Answers what can be answered here and now: a page, a redirect, a small stored answer. A task of its own would cost more.
-fn answer_at_once(session: Box<HttpSession>, visit: &Visit, worker: &Arc<Worker>) -> Option<Rest> {
+fn answer_at_once(session: Box<Session>, visit: &Visit, worker: &Arc<Worker>) -> Option<Rest> {
     let mut session = *session;
-    match work(&session, visit, worker) {
-        Work::Own(own, mut exchange) if own.body.len() <= AT_ONCE && session.is_body_empty() => {
-            let has_body = own.has_body(&session.req_header().method);
-            let header = own.header(told(&exchange)).ok()?;
+    match begin(&session, visit, worker) {
+        Work::Own(mut own, mut exchange) if is_small(&own.body) && session.is_body_empty() => {
+            let has_body = own.has_body(&session.head.method);
             exchange.status = Some(own.status);
-            session.write_response_header(header, !has_body).ok()?;
-            if has_body && let Some(mut writer) = session.take_response_body_writer() {
-                exchange.sent = own.body.len() as u64;
+            session.begin(own.status, own.fields(told(&exchange)), !has_body).ok()?;
+            if let Some(body) = own.body.at_hand().filter(|_| has_body) {
+                exchange.sent = body.len() as u64;
                 // Whoever does not take it is gone.
-                let _ = writer.send_data(own.body, true);
+                let _ = session.say(body.clone(), true);
             }
             None
         }
@@ -135,12 +142,21 @@ fn answer_at_once(session: Box<HttpSession>, visit: &Visit, worker: &Arc<Worker>
     }
 }
 
+fn is_small(body: &Body) -> bool {
+    body.at_hand().is_some_and(|body| body.len() <= AT_ONCE)
+}
+
 /// Does the rest.
-async fn answer((mut session, work): Rest, limits: Limits, visit: Arc<Visit>, worker: Arc<Worker>) {
-    session.set_write_timeout(Some(limits.write_timeout));
-    session.set_total_drain_timeout(Some(BODY_REST));
+async fn answer((mut session, mut work): Rest, limits: Limits, visit: Arc<Visit>, worker: Arc<Worker>) {
+    let deadline = Instant::now() + limits.upstream_timeout;
+    while let Work::Wait(awaited, exchange) = work {
+        let Some(known) = wait(&mut session, &awaited, exchange, (&visit, &worker), deadline).await else { return };
+        work = known;
+    }
     match work {
         Work::Own(own, exchange) => send(session, own, exchange).await,
+        Work::Along(along, exchange) => read_along(session, *along, exchange).await,
+        Work::Wait(..) => {}
         Work::Light(fetch, head, exchange) => light(session, (fetch, head), exchange, &worker).await,
         Work::Pingora(passage) => pingora(session, (visit.again(), passage), &worker).await,
     }
@@ -150,11 +166,11 @@ fn told(exchange: &Exchange) -> Told<'_> {
     Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() }
 }
 
-fn work(session: &HttpSession, visit: &Visit, worker: &Arc<Worker>) -> Work {
+/// Understands a request and decides about it.
+fn begin(session: &Session, visit: &Visit, worker: &Arc<Worker>) -> Work {
     let shared = &worker.shared;
     let settings = shared.settings.load();
-    let header = session.req_header();
-    let asked = match Asked::http2(header, visit, &settings) {
+    let asked = match Asked::http2(&session.head, visit, &settings) {
         Ok(asked) => asked,
         Err(failure) => {
             shared.metrics.refused(failure);
@@ -162,34 +178,101 @@ fn work(session: &HttpSession, visit: &Visit, worker: &Arc<Worker>) -> Work {
             return Work::Own(Own::page(failure, None, &exchange.id), exchange);
         }
     };
-    let announced = match session.is_body_empty() {
-        true => Some(0),
-        false => asked.fields.text("content-length").and_then(|length| length.parse().ok()),
-    };
-    let answer = answer::decide(shared, visit, &asked, announced);
+    let announced = announced(session, &asked);
+    let answer = answer::decide(shared, visit, &asked, announced, Time::First);
     let id = shared.ids.of(asked.fields, asked.is_trusted);
     let call = exchange::call(worker, visit, &asked, answer.entry.as_deref(), &id);
-    let mut exchange = Exchange::new(worker, &asked, &call, answer.entry.as_deref(), id.clone());
-    match answer.what {
+    let exchange = Exchange::new(worker, &asked, &call, answer.entry.as_deref(), id.clone());
+    work(answer.what, (&asked, announced), exchange, (visit, worker))
+}
+
+/// The length of a request's body, where it is known.
+fn announced(session: &Session, asked: &Asked<'_>) -> Option<u64> {
+    match session.is_body_empty() {
+        true => Some(0),
+        false => asked.fields.text("content-length").and_then(|length| length.parse().ok()),
+    }
+}
+
+fn work(
+    what: What,
+    (asked, announced): (&Asked<'_>, Option<u64>),
+    mut exchange: Exchange,
+    (visit, worker): (&Visit, &Arc<Worker>),
+) -> Work {
+    match what {
         What::Refuse(failure) => {
-            shared.metrics.refused(failure);
+            worker.shared.metrics.refused(failure);
             Work::Own(Own::page(failure, asked.fields.text("accept"), &exchange.id), exchange)
         }
         What::Redirect(location) => Work::Own(Own::redirect(&location), exchange),
+        What::Purged => Work::Own(Own::purged(), exchange),
         What::Stored(hit) => {
             exchange.cache = Some(hit.status());
-            Work::Own(Own::stored(&hit, &asked), exchange)
+            Work::Own(Own::stored(&hit.stored, &asked.method, asked.fields, asked.at), exchange)
         }
-        What::Fetch(fetch) if is_plain(&asked, announced) && fetch.is_light() => {
-            let head = fetch::request::head(&asked, visit, &exchange.id);
+        What::Meanwhile(hit, fetch) => {
+            if is_plain(asked, announced) {
+                let head = fetch::request::head(asked, visit, &exchange.id, &fetch);
+                fetch::behind::fetch(worker, fetch, head, exchange.id.clone());
+            }
+            work(What::Stored(hit), (asked, announced), exchange, (visit, worker))
+        }
+        What::Wait(awaited) => Work::Wait(awaited, exchange),
+        What::Along(along, status) => {
+            exchange.cache = Some(status.collapsed());
+            Work::Along(Box::new(along), exchange)
+        }
+        What::Spared(own, status) => {
+            exchange.cache = Some(status);
+            Work::Own(*own, exchange)
+        }
+        What::Fetch(fetch) if is_plain(asked, announced) && fetch.is_light() => {
+            let head = fetch::request::head(asked, visit, &exchange.id, &fetch);
             Work::Light(Box::new(fetch), head, exchange)
         }
         What::Fetch(fetch) => {
-            let mut passage = Passage::new(&asked, visit, fetch, &exchange);
+            let mut passage = Passage::new(asked, visit, fetch, &exchange);
             passage.exchange = Some(exchange);
             Work::Pingora(Box::new(passage))
         }
     }
+}
+
+/// Waits until more is known, and decides about the request anew; `None` when its client is
+/// gone.
+async fn wait(
+    session: &mut Session,
+    awaited: &Awaited,
+    mut exchange: Exchange,
+    (visit, worker): (&Visit, &Arc<Worker>),
+    deadline: Instant,
+) -> Option<Work> {
+    let settling = async {
+        tokio::select! {
+            time = awaited.settled() => Some(time),
+            () = session.gone() => None,
+        }
+    };
+    let time = match tokio::time::timeout_at(deadline, settling).await {
+        Ok(Some(time)) => time,
+        Ok(None) => return None,
+        Err(_) => {
+            let what = What::Refuse(Failure::Slow);
+            let settings = worker.shared.settings.load();
+            let asked = Asked::http2(&session.head, visit, &settings).ok()?;
+            return Some(work(what, (&asked, None), exchange, (visit, worker)));
+        }
+    };
+    let settings = worker.shared.settings.load();
+    let asked = Asked::http2(&session.head, visit, &settings).ok()?;
+    let announced = announced(session, &asked);
+    let answer = answer::decide(&worker.shared, visit, &asked, announced, time);
+    if let What::Stored(hit) = &answer.what {
+        exchange.cache = Some(awaited.status(hit));
+        return Some(Work::Own(Own::stored(&hit.stored, &asked.method, asked.fields, asked.at), exchange));
+    }
+    Some(work(answer.what, (&asked, announced), exchange, (visit, worker)))
 }
 
 /// Whether nothing but its fields must be carried.
@@ -199,71 +282,79 @@ fn is_plain(asked: &Asked<'_>, announced: Option<u64>) -> bool {
 }
 
 /// Sends a whole answer of our own.
-async fn send(mut session: HttpSession, own: Own, mut exchange: Exchange) {
-    let has_body = own.has_body(&session.req_header().method);
-    let Ok(header) = own.header(told(&exchange)) else { return };
+async fn send(mut session: Session, mut own: Own, mut exchange: Exchange) {
+    let has_body = own.has_body(&session.head.method);
     exchange.status = Some(own.status);
-    if session.write_response_header(header, !has_body).is_err() {
+    if session.begin(own.status, own.fields(told(&exchange)), !has_body).is_err() {
         return;
     }
     if has_body {
         exchange.sent = own.body.len() as u64;
-        // In parts, for the time to write is that of one.
-        let mut rest = own.body;
-        while !rest.is_empty() {
-            let part = rest.split_to(rest.len().min(PIECE));
-            if session.write_body(part, rest.is_empty()).await.is_err() {
-                return;
+        while !own.body.is_empty() {
+            let Ok(mut rest) = own.body.next().await else { return session.reset(Reason::INTERNAL_ERROR) };
+            // In parts, for the time to write is that of one.
+            while !rest.is_empty() {
+                let part = rest.split_to(rest.len().min(PIECE));
+                if session.write(part, rest.is_empty() && own.body.is_empty()).await.is_err() {
+                    return;
+                }
             }
         }
     }
-    // A stream let go of while its body still comes takes its answer along; how that ends is of no interest.
-    let _ = session.drain_request_body().await;
+    session.drain().await;
+}
+
+async fn read_along(mut session: Session, along: Along, mut exchange: Exchange) {
+    let mut own = Own::coming(&along.coming, std::time::Instant::now());
+    exchange.status = Some(own.status);
+    if session.begin(own.status, own.fields(told(&exchange)), false).is_err() {
+        return;
+    }
+    let mut client = Http2 { session };
+    match fetch::along::follow(&mut client, along.reader, Wire::Plain, &mut exchange.sent).await {
+        Outcome::Whole => {}
+        _ => client.session.reset(Reason::INTERNAL_ERROR),
+    }
 }
 
 async fn light(
-    session: HttpSession,
+    session: Session,
     (fetch, request): (Box<Fetch>, BytesMut),
     mut exchange: Exchange,
     worker: &Arc<Worker>,
 ) {
     let limits = worker.shared.settings.load().limits;
-    let upstream = fetch.claim.upstream().clone();
-    let is_head = session.req_header().method == Method::HEAD;
+    let is_head = session.head.method == Method::HEAD;
     let mut client = Http2 { session };
     let mut timer = Timer::new(limits.upstream_timeout);
     let mut errand =
         Errand { worker, limits, fetch: *fetch, request, is_head, exchange: &mut exchange, timer: &mut timer };
-    let outcome = tokio::select! {
-        biased;
-        outcome = fetch::run(&mut client, &mut errand) => outcome,
-        () = upstream.until_cut() => Outcome::Torn,
-    };
+    let outcome = fetch::run(&mut client, &mut errand).await;
     let claim = errand.fetch.claim;
     let mut session = client.session;
     match outcome {
         Outcome::Whole => {}
+        Outcome::Own(own) => send(session, *own, exchange).await,
         Outcome::Failed(failure) => {
             worker.shared.metrics.refused(failure);
-            let accept = session.req_header().headers.get(http::header::ACCEPT).and_then(|accept| accept.to_str().ok());
+            let accept = session.head.headers.get(http::header::ACCEPT).and_then(|accept| accept.to_str().ok());
             let own = Own::page(failure, accept, &exchange.id);
             send(session, own, exchange).await;
         }
-        Outcome::Torn | Outcome::Gone => session.shutdown(),
+        Outcome::Torn | Outcome::Gone => session.reset(Reason::INTERNAL_ERROR),
     }
     drop(claim);
 }
 
-async fn pingora(mut session: HttpSession, (visit, passage): (Arc<Visit>, Box<Passage>), worker: &Worker) {
+async fn pingora(session: Session, (visit, passage): (Arc<Visit>, Box<Passage>), worker: &Worker) {
     let upstream = passage.upstream().clone();
     visit.leave(passage);
-    if let Some(digest) = session.digest_mut() {
-        digest.proxy_digest = Some(visit.digest());
-    }
-    let session = ServerSession::new_http2(session);
+    let (carried, session) = Carried::new(session, &visit);
     tokio::select! {
-        _ = worker.engine().process_new_http(session, &worker.stopping) => {}
+        _ = worker.engine().process_new_http(ServerSession::new_custom(carried), &worker.stopping) => {}
         () = upstream.until_cut() => {}
+        // pingora sees that itself, but while it waits for an app to take a part of the body.
+        () = async { session.gone().await; sleep(AFTER).await } => {}
     }
     drop(visit.take());
 }

@@ -4,8 +4,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use smallvec::SmallVec;
-
 use super::field::Fields;
 
 /// What an id of somebody else's may be at most, in bytes.
@@ -14,22 +12,28 @@ const ID_MAX: usize = 128;
 const DIGITS: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(SmallVec<[u8; DIGITS]>);
+pub enum RequestId {
+    Own([u8; DIGITS]),
+    Theirs(Box<[u8]>),
+}
 
 impl RequestId {
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match self {
+            RequestId::Own(digits) => digits,
+            RequestId::Theirs(theirs) => theirs,
+        }
     }
 }
 
 /// Gives ids: a random beginning for each run of the edge, and a count.
 #[derive(Debug)]
 pub struct RequestIds {
-    run: u64,
+    run: [u8; DIGITS / 2],
     count: AtomicU64,
 }
 
@@ -38,27 +42,33 @@ impl RequestIds {
         let mut run = [0; 8];
         // Without randomness the ids are still unique in this process, which is all that they must be.
         let _ = aws_lc_rs::rand::fill(&mut run);
-        Self { run: u64::from_ne_bytes(run), count: AtomicU64::new(0) }
+        Self { run: hex(u64::from_ne_bytes(run)), count: AtomicU64::new(0) }
     }
 
     pub fn fresh(&self) -> RequestId {
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let mut digits = SmallVec::from([b'0'; DIGITS]);
-        let number = u128::from(self.run) << 64 | u128::from(count);
-        for (place, digit) in digits.iter_mut().rev().enumerate() {
-            *digit = b"0123456789abcdef"[(number >> (place * 4)) as usize & 15];
-        }
-        RequestId(digits)
+        let mut digits = [b'0'; DIGITS];
+        let (run, count) = digits.split_at_mut(DIGITS / 2);
+        run.copy_from_slice(&self.run);
+        count.copy_from_slice(&hex(self.count.fetch_add(1, Ordering::Relaxed)));
+        RequestId::Own(digits)
     }
 
     /// A trusted proxy's own id, if it is harmless to pass on and to log, else a fresh one.
     pub fn of(&self, fields: Fields<'_>, is_trusted: bool) -> RequestId {
         let is_harmless = |id: &&[u8]| (1..=ID_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
         match is_trusted.then(|| fields.first("x-request-id")).flatten().filter(is_harmless) {
-            Some(theirs) => RequestId(SmallVec::from_slice(theirs)),
+            Some(theirs) => RequestId::Theirs(theirs.into()),
             None => self.fresh(),
         }
     }
+}
+
+fn hex(number: u64) -> [u8; DIGITS / 2] {
+    let mut digits = [b'0'; DIGITS / 2];
+    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+        *pair = [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+    }
+    digits
 }
 
 #[cfg(test)]
@@ -68,7 +78,7 @@ mod tests {
 
     #[test]
     fn only_a_trusted_proxy_names_a_request_and_only_in_harmless_words() {
-        let ids = RequestIds { run: 0x0123, count: AtomicU64::new(15) };
+        let ids = RequestIds { run: hex(0x0123), count: AtomicU64::new(15) };
         let id = |is_trusted, theirs: &str| {
             let lines = format!("Host: a\r\nX-Request-Id: {theirs}\r\n");
             asking("/", &lines, is_trusted, |asked| {

@@ -8,6 +8,7 @@ mod access_log;
 mod admission;
 mod answer;
 mod cache;
+mod carried;
 mod clock;
 mod compress;
 mod connect;
@@ -29,15 +30,18 @@ mod id;
 mod listen;
 mod metrics;
 mod pace;
+mod passage;
 mod patience;
 mod peer;
 mod place;
 pub mod proxy_protocol;
+mod purging;
 mod rates;
 mod request;
 mod respond;
 mod rights;
 mod routing;
+mod session;
 mod shared;
 mod snapshot_file;
 mod sound;
@@ -52,6 +56,7 @@ mod upstream;
 mod visit;
 mod visitor;
 mod watched;
+mod why;
 mod wire;
 mod worker;
 
@@ -75,7 +80,7 @@ use worker::Workers;
 
 /// How long requests may take after a signal to stop.
 const STOP: Duration = Duration::from_secs(10);
-/// How long the last snapshot, and the last lines of the access log, may take to reach the disk.
+/// How long the last snapshot, the last lines of the access log and the cache may take to reach the disk.
 const KEPT: Duration = Duration::from_secs(2);
 
 /// How an edge is to start.
@@ -139,6 +144,7 @@ async fn serve(options: Options, place: Place) -> Result<(), EdgeError> {
     let (tell, ailing) = watch::channel(Vec::new());
     let mut link = ControlLink::start(sockets, snapshot, !options.await_sockets, (kept, ailing)).await?;
     let watching = tokio::spawn(health::watch(shared.clone(), tell));
+    let sweeping = tokio::spawn(cache::sweep(shared.clone()));
     let log = tokio::spawn(shared.access_log.clone().carry(paths::access_log(&options.state_dir)));
     let keeper = tokio::spawn(snapshot_file::keep(options.state_dir.clone(), keeping));
     let listener = place.listen()?;
@@ -149,15 +155,18 @@ async fn serve(options: Options, place: Place) -> Result<(), EdgeError> {
         _ = interrupt.recv() => STOP,
     };
     watching.abort();
+    sweeping.abort();
     link.sockets.close();
     shared.stop();
     if tokio::time::timeout(within, shared.admission.emptied()).await.is_err() {
         tracing::warn!("requests were still running when the time to stop was over");
     }
+    let cache = shared.clone();
+    let closed = tokio::task::spawn_blocking(move || cache.cache.close());
     // The keeper ends when there is nothing left to keep.
     drop(link);
     shared.access_log.end();
-    let _ = tokio::time::timeout(KEPT, async { tokio::join!(keeper, log) }).await;
+    let _ = tokio::time::timeout(KEPT, async { tokio::join!(keeper, log, closed) }).await;
     Ok(())
 }
 

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, Version};
 use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 
 use crate::model::address::Address;
 use crate::model::app::Protocol;
@@ -44,6 +44,14 @@ pub fn choose_connection(session: &mut Session, peer: &mut HttpPeer) {
     } else if session.req_header().method == Method::HEAD {
         peer.options.custom_l4 = Some(Arc::new(Direct(Asking::Head)));
         unpooled(peer);
+    }
+}
+
+/// What an app that speaks HTTP/2 gets of a request's fields. From stream to stream all pass, for those of a connection were
+/// refused, and gRPC needs its `TE`; pingora would drop that, too, from a session that is not its own.
+pub fn choose_fields(session: &Session, peer: &mut HttpPeer) {
+    if session.req_header().version == Version::HTTP_2 {
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     }
 }
 

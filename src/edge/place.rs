@@ -6,14 +6,14 @@
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchown, flock, fstat, open, openat,
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use rustix::process::geteuid;
+use rustix::process::{getegid, geteuid};
 use tokio::net::UnixListener;
 
 use super::EdgeError;
@@ -39,6 +39,10 @@ impl Place {
         let lock = lock(state_dir)?;
         let own = paths::edge_dir(state_dir);
         make_own(state_dir, &own, user).map_err(wrong(&own))?;
+        let cache = paths::cache(state_dir);
+        if let Err(error) = make_cache(&cache, user) {
+            tracing::warn!(path = %cache.display(), %error, "there is no place for a cache on disk");
+        }
         let path = paths::edge_socket(state_dir);
         let socket = bind_anew(&path).map_err(wrong(&path))?;
         Ok(Self { _lock: lock, socket })
@@ -93,6 +97,25 @@ fn make_own(state_dir: &Path, own: &Path, user: Option<User>) -> io::Result<()> 
     }
     match geteuid().is_root() {
         true => give_to(own, user.unwrap_or(User { uid: 0, gid: 0 })),
+        false => Ok(()),
+    }
+}
+
+/// The directory of the cache. What another user left in it is not believed.
+fn make_cache(dir: &Path, user: Option<User>) -> io::Result<()> {
+    let is_root = geteuid().is_root();
+    let own = User { uid: geteuid().as_raw(), gid: getegid().as_raw() };
+    let user = user.filter(|_| is_root).unwrap_or(own);
+    match std::fs::symlink_metadata(dir) {
+        Ok(metadata) if metadata.is_dir() && metadata.uid() == user.uid => return Ok(()),
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(dir)?,
+        Ok(_) => std::fs::remove_file(dir)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    DirBuilder::new().mode(0o700).create(dir)?;
+    match is_root {
+        true => std::os::unix::fs::chown(dir, Some(user.uid), Some(user.gid)),
         false => Ok(()),
     }
 }

@@ -187,7 +187,7 @@ mod tests {
         let (host, to) = ("shop.test".parse().unwrap(), crate::model::route::Target::Absent);
         let site = Some("shop".parse().unwrap());
         let (cache, compression) = Default::default();
-        Route { host, path: "/".to_owned(), to, site, https_only: false, cache, limits, compression }
+        Route { host, path: "/".to_owned(), to, site, https_only: false, cache, limits, compression, purge_key: None }
     }
 
     fn rates(limits: SiteLimits) -> Arc<Rates> {
@@ -206,9 +206,9 @@ mod tests {
 
     #[test]
     fn a_second_of_requests_may_come_at_once_and_then_as_many_as_the_rate() {
-        let now = Instant::now();
         for (rate, asked) in [(1, 100), (5, 100), (1000, 50_000)] {
             let rates = rates(limits(Some(rate), None));
+            let now = Instant::now();
             assert_eq!(admitted(&rates, address(1), now, Duration::ZERO, asked), rate);
             // Being refused costs nothing: who asks too fast gets exactly the rate.
             let later = now + Duration::from_secs(1);

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use http::Method;
-use pingora::http::RequestHeader;
+use http::request::Parts;
 
 use crate::model::host::HostName;
 use crate::model::snapshot::Settings;
@@ -26,6 +26,8 @@ pub struct Asked<'r> {
     pub authority: &'r str,
     /// Path and query as the client wrote them.
     pub target: &'r str,
+    /// The target without its query.
+    pub path: &'r str,
     pub fields: Fields<'r>,
     /// As the log names it.
     pub protocol: &'static str,
@@ -52,13 +54,13 @@ impl<'r> Asked<'r> {
     }
 
     /// Of a head that the HTTP/2 codec has read and found sound (RFC 9113 section 8.2), judged here for what it becomes.
-    pub fn http2(header: &'r RequestHeader, visit: &Visit, settings: &Settings) -> Result<Self, Failure> {
+    pub fn http2(header: &'r Parts, visit: &Visit, settings: &Settings) -> Result<Self, Failure> {
         if header.headers.len() > settings.limits.headers as usize {
             return Err(Failure::HeadTooLarge);
         }
         stream::judge(header)?;
         let authority = authority(header).ok_or(Failure::BadHost)?;
-        let target = std::str::from_utf8(header.raw_path()).map_err(|_| Failure::Malformed)?;
+        let target = header.uri.path_and_query().ok_or(Failure::Malformed)?.as_str();
         let fields = Fields::Map(&header.headers);
         Self::new((header.method.clone(), "HTTP/2"), (authority, target), fields, (visit, settings))
     }
@@ -73,12 +75,9 @@ impl<'r> Asked<'r> {
         let peer = visit.peer();
         let is_trusted = visit.is_trusted(settings);
         let scheme = forwarded_scheme(fields).filter(|_| is_trusted).unwrap_or(visit.scheme());
-        Ok(Self { method, host, authority, target, fields, protocol, scheme, peer, is_trusted, at: Instant::now() })
-    }
-
-    /// The target without its query.
-    pub fn path(&self) -> &'r str {
-        self.target.split('?').next().unwrap_or_default()
+        let path = &target[..memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len())];
+        let at = Instant::now();
+        Ok(Self { method, host, authority, target, path, fields, protocol, scheme, peer, is_trusted, at })
     }
 
     /// The port the client wrote, with its colon; nothing when it wrote none.
@@ -89,7 +88,7 @@ impl<'r> Asked<'r> {
 }
 
 /// `:authority`, else the one Host field there may be (RFC 9113 section 8.3.1).
-fn authority(header: &RequestHeader) -> Option<&str> {
+fn authority(header: &Parts) -> Option<&str> {
     let mut hosts = header.headers.get_all(http::header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => None,
@@ -135,7 +134,7 @@ pub mod tests {
     fn host_port_and_path_are_told_apart() {
         asking("/a?b=/c", "Host: Shop.test:8080\r\n", false, |shop| {
             let shop = shop.unwrap();
-            assert_eq!((shop.host.as_str(), shop.port(), shop.path()), ("shop.test", ":8080", "/a"));
+            assert_eq!((shop.host.as_str(), shop.port(), shop.path), ("shop.test", ":8080", "/a"));
             assert_eq!(shop.target, "/a?b=/c");
         });
         asking("/", "Host: [::1]:80\r\n", false, |asked| assert_eq!(asked.unwrap().port(), ":80"));

@@ -3,17 +3,22 @@
 //! Made for `door` and `http2`, whatever was asked; `gateway` takes the pages alone. The rule: whatever the way, the answer
 //! is the same.
 
+use std::time::Instant;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 
-use super::cache::condition::{self, Shape};
-use super::cache::stored::http1;
-use super::cache::{CacheStatus, Hit};
+use super::cache::body::Body;
+use super::cache::condition::Shape;
+use super::cache::parts;
+use super::cache::stored::{Stored, http1};
+use super::cache::{Coming, Hit, Said};
 use super::clock::Date;
 use super::failure::{self, Failure};
-use super::headers::{self, Sink, Tail};
+use super::field::Fields;
+use super::headers::{self, Sink};
 use super::id::RequestId;
 use super::request::Asked;
 
@@ -22,14 +27,14 @@ use super::request::Asked;
 pub struct Own {
     pub status: StatusCode,
     headers: HeaderMap,
-    pub body: Bytes,
+    pub body: Body,
 }
 
 /// What is said with every answer beside its own fields.
 #[derive(Debug, Clone, Copy)]
 pub struct Told<'a> {
     pub id: &'a RequestId,
-    pub cache: Option<CacheStatus>,
+    pub cache: Option<Said<'a>>,
     pub date: Date,
 }
 
@@ -51,51 +56,74 @@ impl Own {
             let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
             headers.insert(header::ALLOW, allowed);
         }
-        Self::sized(failure.status(), headers, body)
+        if failure == Failure::Unauthorized {
+            // RFC 9110 section 11.6.1.
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"purge\""));
+        }
+        Self::sized(failure.status(), headers, body.into())
+    }
+
+    /// What PURGE is answered once it holds, as Fastly does.
+    pub fn purged() -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Self::sized(StatusCode::OK, headers, Bytes::from_static(b"{\"status\":\"ok\"}\n").into())
     }
 
     pub fn redirect(location: &str) -> Self {
         let mut headers = HeaderMap::new();
         // The host and the target were judged to be text when they came.
         headers.extend(HeaderValue::from_str(location).ok().map(|location| (header::LOCATION, location)));
-        Self::sized(StatusCode::PERMANENT_REDIRECT, headers, Bytes::new())
+        Self::sized(StatusCode::PERMANENT_REDIRECT, headers, Body::default())
     }
 
     /// What of a stored response this request gets.
-    pub fn stored(hit: &Hit, asked: &Asked<'_>) -> Self {
-        let stored = &hit.stored;
-        let length = stored.body.len();
-        let shape = condition::shape(&asked.method, asked.fields, stored.status, &stored.headers, length);
-        let mut own = match shape {
-            Shape::Whole => Self { status: stored.status, headers: stored.headers.clone(), body: stored.body.clone() },
+    pub fn stored(stored: &Stored, method: &Method, asked: Fields<'_>, now: Instant) -> Self {
+        let length = stored.length();
+        let mut own = match stored.shape(method, asked).unwrap_or(Shape::Whole) {
+            Shape::Whole => Self { status: stored.status, headers: stored.headers(), body: stored.body.clone() },
             Shape::NotModified => {
-                let kept =
-                    UNMODIFIED.into_iter().filter_map(|name| Some((name.clone(), stored.headers.get(name)?.clone())));
-                Self { status: StatusCode::NOT_MODIFIED, headers: kept.collect(), body: Bytes::new() }
+                let fields = stored.headers();
+                let kept = UNMODIFIED.into_iter().filter_map(|name| Some((name.clone(), fields.get(name)?.clone())));
+                Self { status: StatusCode::NOT_MODIFIED, headers: kept.collect(), body: Body::default() }
             }
-            Shape::Part(range) => {
-                let mut headers = stored.headers.clone();
-                put(&mut headers, header::CONTENT_RANGE, format!("bytes {}-{}/{length}", range.start, range.end - 1));
-                Self::sized(StatusCode::PARTIAL_CONTENT, headers, stored.body.slice(range))
+            Shape::Parts(parts) => {
+                let (headers, body) = parts::cut(stored, &parts);
+                Self::sized(StatusCode::PARTIAL_CONTENT, headers, body)
             }
             Shape::NoSuchPart => {
                 let mut headers = HeaderMap::new();
                 put(&mut headers, header::CONTENT_RANGE, format!("bytes */{length}"));
-                Self::sized(StatusCode::RANGE_NOT_SATISFIABLE, headers, Bytes::new())
+                Self::sized(StatusCode::RANGE_NOT_SATISFIABLE, headers, Body::default())
             }
         };
-        own.headers.insert(header::AGE, stored.age(asked.at).as_secs().into());
+        own.headers.insert(header::AGE, stored.age(now).as_secs().into());
         own
     }
 
-    fn sized(status: StatusCode, mut headers: HeaderMap, body: Bytes) -> Self {
+    /// The head of an answer that is on its way; for its body see `Reader`.
+    pub fn coming(coming: &Coming, now: Instant) -> Self {
+        let mut headers = coming.head.shown();
+        headers.insert(header::AGE, coming.head.age(now).as_secs().into());
+        headers.extend(coming.length.map(|length| (header::CONTENT_LENGTH, length.into())));
+        Self { status: coming.head.status, headers, body: Body::default() }
+    }
+
+    /// Frames a body whose length is not known (RFC 9112 section 7.1).
+    pub fn chunked(mut self) -> Self {
+        self.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        self
+    }
+
+    fn sized(status: StatusCode, mut headers: HeaderMap, body: Body) -> Self {
         headers.insert(header::CONTENT_LENGTH, body.len().into());
         Self { status, headers, body }
     }
 
     /// The head in the form of HTTP/1.1, with its empty line. `connection` is what is said about the connection.
     pub fn http1(&self, told: Told<'_>, connection: Option<&'static str>) -> BytesMut {
-        let mut head = BytesMut::from(http1(self.status, &self.headers));
+        let mut head = http1(self.status, &self.headers);
         head.put("Date", &[&told.date]);
         headers::to_client(&mut head, told.id, told.cache);
         if let Some(connection) = connection {
@@ -105,14 +133,17 @@ impl Own {
         head
     }
 
-    /// The head for HTTP/2, or for pingora; the codec adds the time.
-    pub fn header(&self, told: Told<'_>) -> pingora::Result<Box<ResponseHeader>> {
-        let mut header = ResponseHeader::build(self.status, Some(self.headers.len() + 4))?;
-        for (name, value) in &self.headers {
-            header.append_header(name.clone(), value.clone())?;
-        }
-        headers::to_client(&mut header, told.id, told.cache);
-        Ok(Box::new(header))
+    /// Gives away the fields for HTTP/2.
+    pub fn fields(&mut self, told: Told<'_>) -> HeaderMap {
+        let mut fields = std::mem::take(&mut self.headers);
+        fields.put("Date", &[&told.date]);
+        headers::to_client(&mut fields, told.id, told.cache);
+        fields
+    }
+
+    /// Gives away the head for pingora.
+    pub fn header(&mut self, told: Told<'_>) -> Box<ResponseHeader> {
+        headers::whole(self.status, self.fields(told))
     }
 
     /// Whether its body is sent (RFC 9110 section 6.4.1).
@@ -121,17 +152,16 @@ impl Own {
     }
 }
 
-/// What follows a stored response's own head when the whole of it is sent, with the empty line.
-pub fn tail(hit: &Hit, asked: &Asked<'_>, told: Told<'_>, connection: Option<&'static str>) -> Tail {
-    let mut tail = Tail::new();
-    tail.put("Date", &[&told.date]);
-    tail.put("Age", &[itoa::Buffer::new().format(hit.stored.age(asked.at).as_secs()).as_bytes()]);
-    headers::to_client(&mut tail, told.id, told.cache);
+/// The head of a stored response of which the whole is sent, with its empty line.
+pub fn hot(to: &mut BytesMut, hit: &Hit, asked: &Asked<'_>, told: Told<'_>, connection: Option<&'static str>) {
+    to.extend_from_slice(&hit.stored.head);
+    to.put("Date", &[&told.date]);
+    to.put("Age", &[itoa::Buffer::new().format(hit.stored.age(asked.at).as_secs()).as_bytes()]);
+    headers::to_client(to, told.id, told.cache);
     if let Some(connection) = connection {
-        tail.put("Connection", &[connection.as_bytes()]);
+        to.put("Connection", &[connection.as_bytes()]);
     }
-    tail.extend_from_slice(b"\r\n");
-    tail
+    to.extend_from_slice(b"\r\n");
 }
 
 fn put(headers: &mut HeaderMap, name: HeaderName, value: String) {

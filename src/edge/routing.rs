@@ -11,6 +11,7 @@ use crate::model::cache::CachePolicy;
 use crate::model::compression::CompressionPolicy;
 use crate::model::host::HostName;
 use crate::model::name::Site;
+use crate::model::purge_key::PurgeKey;
 use crate::model::route::{Route, RouteTable, Target, UpstreamId};
 use crate::model::snapshot::{self, Routing};
 
@@ -51,6 +52,8 @@ pub struct Entry {
     /// In place of the machine's.
     pub body_max: Option<u64>,
     pub compression: CompressionPolicy,
+    /// Of whoever may send PURGE requests.
+    pub purge_key: Option<PurgeKey>,
 }
 
 #[derive(Debug)]
@@ -95,7 +98,8 @@ impl Table {
             let meter = metrics.site(route.site.as_ref());
             let rates = rates.of(route, &before.rates);
             let (body_max, compression) = (route.limits.body_max, route.compression.clone());
-            let entry = Arc::new(Entry { to, site, https_only, cache, meter, rates, body_max, compression });
+            let purge_key = route.purge_key.clone();
+            let entry = Arc::new(Entry { to, site, https_only, cache, meter, rates, body_max, compression, purge_key });
             entries.push((route.host.clone(), route.path.clone(), entry));
         }
         let routes = RouteTable::build(entries).map_err(|conflicts| {

@@ -28,6 +28,8 @@ use super::wire::Wire;
 
 /// Writes are gathered up to this many bytes, so that a head and a small body leave together.
 const GATHER: usize = 16 << 10;
+/// A body that is copied behind its head, in bytes: the kernel takes longer to look at a list of two than that takes.
+pub const SMALL: usize = 4 << 10;
 /// What a client may send ahead of its turn, in bytes; more waits in the kernel.
 const AHEAD_MAX: usize = 64 << 10;
 /// One read of what comes before a request is understood, in bytes.
@@ -126,15 +128,21 @@ impl Stream {
     }
 
     /// Writes what is gathered and then this, wholly.
-    pub async fn send(&mut self, part: &[u8]) -> io::Result<()> {
+    pub async fn send(&mut self, mut part: &[u8]) -> io::Result<()> {
+        if part.len() <= SMALL {
+            self.gathered.extend_from_slice(part);
+            part = &[];
+        }
         let mut sent = 0;
         poll_fn(|cx| {
             while self.gathered.len() + part.len() > sent {
-                let (gathered, rest) = match sent.checked_sub(self.gathered.len()) {
-                    Some(of_part) => (&[][..], &part[of_part..]),
-                    None => (&self.gathered[sent..], part),
+                let both = [IoSlice::new(self.gathered.get(sent..).unwrap_or_default()), IoSlice::new(part)];
+                let left = match sent.checked_sub(self.gathered.len()) {
+                    Some(of_part) => &[IoSlice::new(&part[of_part..])],
+                    None if part.is_empty() => &both[..1],
+                    None => &both[..],
                 };
-                match ready!(self.wire.poll_write(cx, &[IoSlice::new(gathered), IoSlice::new(rest)]))? {
+                match ready!(self.wire.poll_write(cx, left))? {
                     0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     some => sent += some,
                 }

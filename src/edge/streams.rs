@@ -3,24 +3,24 @@
 //! Driven by `http2`. The rule: every limit is set here, because the library's defaults mean "unbounded" (RFC 9113 section
 //! 10.5), and a client that is refused too often is told to calm down and let go.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
-use h2::server::Connection;
-use pingora::http::ResponseHeader;
-use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
+use h2::server::{Builder, Connection};
+use http::HeaderMap;
 use tokio::time::timeout;
 
 use crate::model::machine::Limits;
 
 use super::admission::Place;
 use super::failure::Failure;
+use super::session::Session;
 use super::shared::Shared;
 use super::stream::Stream;
+use super::strict;
 use super::watched::{Watch, Watched};
 
 /// Streams that a connection may have open at once: as few as RFC 9113 section 6.5.2 recommends.
@@ -41,7 +41,7 @@ const REFUSALS: u32 = 32;
 const CALM: Duration = Duration::from_secs(1);
 
 pub struct Streams {
-    connection: Connection<pingora::protocols::Stream, Bytes>,
+    connection: Connection<Watched, Bytes>,
     watch: Arc<Watch>,
     /// The connection's own.
     place: Place,
@@ -57,24 +57,27 @@ impl Streams {
     pub async fn begin(stream: Box<Stream>, shared: Arc<Shared>, place: Place) -> Option<Self> {
         let limits = shared.settings.load().limits;
         let (watched, watch) = Watched::new(stream);
-        let shaking = handshake(Box::new(watched), Some(options(&limits)));
+        let shaking = options(&limits).handshake(watched);
         let connection = timeout(limits.handshake_timeout, shaking).await.ok()?.ok()?;
         Some(Self { connection, watch, place, shared, limits, refusals: 0, left: limits.keepalive_requests })
     }
 
     /// The next request with its place, or `None` when there will be none. May be dropped and called again.
-    pub async fn next(&mut self) -> Option<(HttpSession, Place)> {
+    pub async fn next(&mut self) -> Option<(Session, Place)> {
         loop {
             match self.accept().await {
-                Ok(Some(H2Accept::Session(mut session))) if self.is_within(&session) => {
-                    if let Some(place) = self.seat(&mut session) {
-                        return Some((session, place));
+                Some(Ok(mut session)) => match self.flaw(&session) {
+                    Some(failure) => self.refuse(session, failure),
+                    None => {
+                        if let Some(place) = self.seat(&mut session) {
+                            return Some((session, place));
+                        }
                     }
+                },
+                Some(Err(error)) if self.watch.is_flooded() || is_flood(&error) => {
+                    return self.calm("http2_flood").await;
                 }
-                Ok(Some(H2Accept::Session(session))) => self.refuse(session, Failure::HeadTooLarge),
-                Ok(Some(H2Accept::Rejected)) => self.refusals += 1,
-                Err(error) if self.watch.is_flooded() || is_flood(&error) => return self.calm("http2_flood").await,
-                Ok(None) | Err(_) => return None,
+                Some(Err(_)) | None => return None,
             }
             if self.refusals > REFUSALS {
                 return self.calm("http2_rejections").await;
@@ -87,24 +90,31 @@ impl Streams {
         self.connection.graceful_shutdown();
     }
 
-    async fn accept(&mut self) -> pingora::Result<Option<H2Accept>> {
-        let mut accepting = pin!(HttpSession::from_h2_conn(&mut self.connection, Arc::default()));
-        poll_fn(|cx| {
-            let accepted = accepting.as_mut().poll(cx);
+    async fn accept(&mut self) -> Option<Result<Session, h2::Error>> {
+        let accepted = poll_fn(|cx| {
+            let accepted = self.connection.poll_accept(cx);
             if accepted.is_pending() {
                 self.watch.all_taken();
             }
             accepted
-        })
-        .await
+        });
+        let (request, answer) = match accepted.await? {
+            Ok(accepted) => accepted,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(Ok(Session::new(request, answer, self.limits.write_timeout)))
     }
 
-    fn is_within(&self, session: &HttpSession) -> bool {
-        session.req_header().headers.len() <= self.limits.headers as usize
+    /// Why a request is not looked at any further, if it is not.
+    fn flaw(&self, session: &Session) -> Option<Failure> {
+        match session.head.headers.len() > self.limits.headers as usize {
+            true => Some(Failure::HeadTooLarge),
+            false => strict::stream::whom(&session.head).err(),
+        }
     }
 
     /// Finds a place for a request; where there is none, the client may ask again (RFC 9113 section 8.7).
-    fn seat(&mut self, session: &mut HttpSession) -> Option<Place> {
+    fn seat(&mut self, session: &mut Session) -> Option<Place> {
         self.left = self.left.saturating_sub(1);
         if self.left == 0 {
             self.finish();
@@ -113,20 +123,18 @@ impl Streams {
             Ok(place) => Some(place),
             Err(full) => {
                 self.shared.metrics.limited(full.name());
-                session.shutdown_with_reason(Reason::REFUSED_STREAM);
+                session.reset(Reason::REFUSED_STREAM);
                 None
             }
         }
     }
 
     /// Answers with a status alone: a body would wait for a window that the client may never open.
-    fn refuse(&mut self, mut session: HttpSession, failure: Failure) {
+    fn refuse(&mut self, mut session: Session, failure: Failure) {
         self.refusals += 1;
         self.shared.metrics.refused(failure);
-        if let Ok(response) = ResponseHeader::build(failure.status(), Some(1)) {
-            // When even this fails, the client is gone.
-            let _ = session.write_response_header(Box::new(response), true);
-        }
+        // When even this fails, the client is gone.
+        let _ = session.begin(failure.status(), HeaderMap::new(), true);
     }
 
     async fn calm<T>(&mut self, limit: &'static str) -> Option<T> {
@@ -138,13 +146,12 @@ impl Streams {
 }
 
 /// Whether the library broke off because of a flood.
-fn is_flood(error: &pingora::Error) -> bool {
-    let cause = error.root_cause().downcast_ref::<h2::Error>();
-    cause.and_then(h2::Error::reason) == Some(Reason::ENHANCE_YOUR_CALM)
+fn is_flood(error: &h2::Error) -> bool {
+    error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
 }
 
-fn options(limits: &Limits) -> H2Options {
-    let mut options = default_h2_options();
+fn options(limits: &Limits) -> Builder {
+    let mut options = Builder::new();
     options
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(STREAMS)

@@ -13,7 +13,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 
 use crate::model::snapshot::Settings;
 
-use super::gateway::Passage;
+use super::passage::Passage;
 use super::tls::Certified;
 
 #[derive(Debug)]

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -159,19 +158,10 @@ impl Wire {
     }
 }
 
-/// Small parts are put together first: the kernel takes longer to look at a list of them than they take to be copied.
+/// A list of one is no list: the kernel takes longer over it.
 fn poll_write_plain(tcp: &mut TcpStream, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-    let is_small = parts.iter().map(|part| part.len()).sum::<usize>() <= SMALL;
     match parts {
         [one] => Pin::new(tcp).poll_write(cx, one),
-        many if is_small => {
-            let mut together = SmallVec::<[u8; SMALL]>::new();
-            many.iter().for_each(|part| together.extend_from_slice(part));
-            Pin::new(tcp).poll_write(cx, &together)
-        }
         parts => Pin::new(tcp).poll_write_vectored(cx, parts),
     }
 }
-
-/// Parts that are put together, in bytes.
-const SMALL: usize = 4 << 10;

@@ -5,6 +5,7 @@
 //! each other: a message that one of them does not know reads as `Unknown` and is passed over.
 
 pub mod keys;
+pub mod why;
 mod wire;
 
 use std::time::Duration;
@@ -13,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::address::Address;
 use crate::model::machine::Listeners;
-use crate::model::name::{ProjectName, Site};
+use crate::model::name::{BranchName, ProjectName, Site};
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Section, SectionKind};
+
+use why::{Question, Verdict};
 
 pub use wire::{LinkError, Message, Receiver, Sender, split};
 
@@ -33,8 +36,13 @@ pub enum Down {
     /// travels one descriptor (see `keys`) with those pairs that this connection did not carry yet; the edge reads files
     /// for what it neither has nor was sent.
     Section { generation: Generation, section: Section },
-    /// Makes stored responses unreachable. Answered by `Purged` when no request that starts later can see one.
+    /// Makes stored responses unreachable, or stale. Answered by `Purged` when no request that starts later can see one, or
+    /// see it as fresh.
     Purge { token: u64, purge: Purge },
+    /// A release does not come back: what is stored of it is of no more use. Not answered.
+    Forget { upstream: UpstreamId },
+    /// Asks what would come of a request. Answered by `Why`, by an edge that knows the question.
+    Why { token: u64, question: Question },
     /// Ends the edge: it stops accepting, lets requests finish for this long, then exits.
     Stop { within: Duration },
     #[serde(other)]
@@ -73,7 +81,10 @@ pub enum Up {
     },
     Purged {
         token: u64,
-        removed: u64,
+    },
+    Why {
+        token: u64,
+        verdict: Verdict,
     },
     /// Counters since the edge began, once a second when they changed.
     Traffic {
@@ -88,11 +99,17 @@ pub enum Up {
     Unknown,
 }
 
-/// What to purge of a project.
+/// What to purge of a project. It holds for every release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Purge {
     pub project: ProjectName,
+    /// All of them when not said.
+    #[serde(default)]
+    pub branch: Option<BranchName>,
     pub scope: PurgeScope,
+    /// Whether what is stored only becomes stale, to be shown where a stale response may be.
+    #[serde(default)]
+    pub is_soft: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +120,8 @@ pub enum PurgeScope {
     Url(String),
     /// Every path that begins so.
     Prefix(String),
+    /// Whatever its app has given this tag, in `Surrogate-Key` or `Cache-Tag`.
+    Tag(String),
 }
 
 /// A replica that has no requests while another of its upstream is well.
@@ -139,9 +158,14 @@ pub mod paths {
         state_dir.join("run/a")
     }
 
-    /// The edge's own: the one place where it writes.
+    /// The edge's own: the one place where it writes, but for its cache.
     pub fn edge_dir(state_dir: &Path) -> PathBuf {
         state_dir.join("edge")
+    }
+
+    /// What the edge has stored: its own as well.
+    pub fn cache(state_dir: &Path) -> PathBuf {
+        state_dir.join("cache")
     }
 
     /// Where the edge listens for control. Mode 0600.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::PathPattern;
+use super::pattern::Pattern;
 
 /// A project's `[compression]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,13 +10,13 @@ use super::cache::PathPattern;
 pub struct CompressionPolicy {
     pub enabled: bool,
     /// Paths whose responses are left as they are: those that carry a secret beside what the visitor sent.
-    pub skip: Vec<PathPattern>,
+    pub skip: Vec<Pattern>,
 }
 
 impl CompressionPolicy {
     /// Whether a response for `path`, which carries no query, may be compressed.
     pub fn allows(&self, path: &str) -> bool {
-        self.enabled && !self.skip.iter().any(|pattern| pattern.matches(path))
+        self.enabled && !self.skip.iter().any(|pattern| pattern.matches(path.as_bytes()))
     }
 }
 

@@ -99,6 +99,8 @@ pub enum Cause {
         provider: Provider,
         delivery: String,
     },
+    /// The branch's head was news to us: no hook had told it, or one that was lost.
+    Reconcile,
     /// Somebody asked at a shell.
     Person,
     /// An older release again; skips Fetching and Building.

@@ -39,8 +39,9 @@ impl HostName {
                 (address.to_string(), port)
             }
             None => {
-                let (name, port) = match authority.split_once(':') {
-                    Some((name, port)) => (name, Some(port)),
+                let colon = authority.bytes().position(|byte| byte == b':');
+                let (name, port) = match colon {
+                    Some(colon) => (&authority[..colon], Some(&authority[colon + 1..])),
                     None => (authority, None),
                 };
                 (ascii_name(name).ok_or_else(wrong)?, port)
@@ -175,15 +176,16 @@ impl From<HostName> for HostPattern {
 /// containers and CNAMEs carry), 253 in all; one final dot is dropped.
 fn ascii_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
-    let label = |label: &str| {
+    let label = |label: &[u8]| {
         (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
+            && label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            && !label.starts_with(b"-")
+            && !label.ends_with(b"-")
     };
-    let is_name = name.len() <= 253 && name.split('.').all(label);
+    let labels = || name.as_bytes().split(|b| *b == b'.');
+    let is_name = name.len() <= 253 && labels().all(label);
     // A last label of digits alone is an address written badly (WHATWG URL, "ends in a number"): `127.1`, `0x7f.1`.
-    let ends_in_number = || name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let ends_in_number = || labels().next_back().is_some_and(|last| last.iter().all(u8::is_ascii_digit));
     match is_name {
         false => None,
         true if ends_in_number() => name.parse::<IpAddr>().ok().map(|address| address.to_string()),

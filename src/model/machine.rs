@@ -1,5 +1,6 @@
 //! The machine, as `conf/prime.toml` states it after checking.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::host::HostName;
 use super::project::Secret;
+use super::push::Provider;
 
 /// `conf/prime.toml`. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,11 +89,21 @@ pub enum Challenge {
 pub struct Hooks {
     pub host: HostName,
     pub travis: TravisKey,
-    /// The machine's shared secrets by provider; a project's own wins.
-    pub github: Option<Secret>,
-    pub gitlab: Option<Secret>,
-    pub gitea: Option<Secret>,
-    pub generic: Option<Secret>,
+    /// What webhooks are signed with, where a project has no secret of its own. None for Travis, which has a key.
+    pub secrets: BTreeMap<Provider, Secret>,
+    /// Where a CI or forge is asked and told.
+    pub apis: BTreeMap<Provider, Api>,
+    /// Between two looks at the heads of branches, for hooks that were lost.
+    pub reconcile: Duration,
+}
+
+/// The API of a CI or forge.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Api {
+    /// Without a slash at its end; `None`: where the repository's host usually has it.
+    pub base: Option<String>,
+    /// For projects without one of their own.
+    pub token: Option<Secret>,
 }
 
 /// Where Travis' public key comes from.

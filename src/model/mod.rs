@@ -6,6 +6,7 @@
 pub mod address;
 pub mod app;
 pub mod cache;
+pub mod cache_key;
 pub mod certificate;
 pub mod compression;
 pub mod deployment;
@@ -13,7 +14,9 @@ pub mod host;
 pub mod instant;
 pub mod machine;
 pub mod name;
+pub mod pattern;
 pub mod project;
+pub mod purge_key;
 pub mod push;
 pub mod release;
 pub mod route;

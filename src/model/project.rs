@@ -26,8 +26,20 @@ pub struct Project {
     pub compression: CompressionPolicy,
     /// Whether plain HTTP is sent to HTTPS; `None`: when the host has a certificate that browsers trust.
     pub https_only: Option<bool>,
-    /// This project's own webhook secrets; where absent the machine's hold.
-    pub hook_secret: Option<Secret>,
+    pub hooks: ProjectHooks,
+    /// What PURGE requests must show; without it there are none.
+    pub purge_secret: Option<Secret>,
+}
+
+/// A project's `[hooks]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProjectHooks {
+    /// What its webhooks are signed with, in place of the machine's.
+    pub secret: Option<Secret>,
+    /// What its CI and forge are asked with, in place of the machine's.
+    pub token: Option<Secret>,
+    /// The id that CI or forge know the repository by; without it the first accepted push says it.
+    pub repository_id: Option<u64>,
 }
 
 /// One deployable line of a project.
@@ -86,6 +98,36 @@ impl Repository {
         let (name, owner) = (segments.next()?, segments.next()?);
         Some(format!("{owner}/{name}"))
     }
+
+    /// The host of a URL, in lower case and without its port; `None` for a directory.
+    pub fn host(&self) -> Option<String> {
+        let Repository::Url(url) = self else { return None };
+        let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+        let authority = rest.split('/').next().unwrap_or_default();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        host.split(':').next().filter(|host| !host.is_empty()).map(str::to_ascii_lowercase)
+    }
+
+    /// All of a URL's path without `.git`; of a directory what `slug` says.
+    pub fn path(&self) -> Option<String> {
+        let Repository::Url(url) = self else { return self.slug() };
+        let path = match url.split_once("://") {
+            Some((_, rest)) => rest.split_once('/')?.1,
+            None => url.split_once(':')?.1,
+        };
+        Some(path.trim_matches('/').trim_end_matches(".git").to_owned())
+    }
+
+    /// Whether a CI or forge that says `name` means this repository: the last segments are the same, whatever their
+    /// case, and there are two of them at least. Of a group in a group, as GitLab has them, all must be the same.
+    pub fn is_called(&self, name: &str) -> bool {
+        let location = self.location();
+        let own = location.trim_end_matches('/').trim_end_matches(".git");
+        let own = own.split_once("://").map_or(own, |(_, rest)| rest);
+        let mut own = own.rsplit(['/', ':']).filter(|segment| !segment.is_empty());
+        let said: Vec<&str> = name.rsplit('/').collect();
+        said.len() >= 2 && said.iter().all(|said| own.next().is_some_and(|own| own.eq_ignore_ascii_case(said)))
+    }
 }
 
 /// Whose word that a commit is good counts.
@@ -132,5 +174,31 @@ mod tests {
         }
         let directory = Repository::Directory("/srv/git/hasadna/shop".into());
         assert_eq!(directory.slug().as_deref(), Some("hasadna/shop"));
+    }
+
+    #[test]
+    fn a_url_has_a_host_and_a_path() {
+        for (url, host, path) in [
+            ("https://GitHub.com/hasadna/shop.git", "github.com", "hasadna/shop"),
+            ("git@gitlab.com:hasadna/web/shop.git", "gitlab.com", "hasadna/web/shop"),
+            ("ssh://git@git.example.org:2222/a/b/", "git.example.org", "a/b"),
+            ("https://user:pass@git.example.org:8443/a/b", "git.example.org", "a/b"),
+        ] {
+            let repository = Repository::Url(url.to_owned());
+            assert_eq!((repository.host().as_deref(), repository.path().as_deref()), (Some(host), Some(path)), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_repository_is_known_by_its_whole_name() {
+        let nested = Repository::Url("https://gitlab.com/hasadna/web/shop.git".to_owned());
+        let is_called = |name: &str| nested.is_called(name);
+        assert!(is_called("hasadna/web/shop") && is_called("Hasadna/Web/Shop") && is_called("web/shop"));
+        let others =
+            ["shop", "", "/", "web/", "/shop", "x/shop", "hasadna/shop", "evil/web/shop", "web/shop/", "web//shop"];
+        for other in others {
+            assert!(!is_called(other), "{other}");
+        }
+        assert!(!is_called("x/gitlab.com/hasadna/web/shop"));
     }
 }

@@ -1,10 +1,14 @@
 //! A push: what a webhook says happened, after its signature held.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::name::{BranchName, Commit, ProjectName, Site};
+
+/// How long a delivery is remembered, to know it when it comes again. No CI sends one again after this.
+pub const DELIVERIES_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// The CI, or forge, that speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use super::compression::CompressionPolicy;
 use super::host::{HostName, HostPattern};
 use super::name::Site;
 use super::project::SiteLimits;
+use super::purge_key::PurgeKey;
 
 /// Names the replicas of one release, `shop/master#3`. Never used again for another release: pools of connections,
 /// cached responses and drains are kept under it.
@@ -19,7 +20,12 @@ pub struct UpstreamId(pub String);
 impl UpstreamId {
     /// Whether it names something of this site: a release of it, or the addresses that it runs at.
     pub fn is_of(&self, site: &Site) -> bool {
-        self.0.strip_prefix(&site.to_string()).is_some_and(|rest| rest.starts_with(['#', '@']))
+        self.site() == site.to_string()
+    }
+
+    /// The name of its site.
+    pub fn site(&self) -> &str {
+        self.0.split(['#', '@']).next().unwrap_or_default()
     }
 }
 
@@ -41,6 +47,9 @@ pub struct Route {
     pub limits: SiteLimits,
     #[serde(default)]
     pub compression: CompressionPolicy,
+    /// Of whoever may send PURGE requests; `None`: nobody.
+    #[serde(default)]
+    pub purge_key: Option<PurgeKey>,
 }
 
 /// What answers a route.
@@ -66,14 +75,17 @@ pub struct Conflict<P> {
 /// The index. An exact host wins over a wildcard, and within a host the longest path wins.
 #[derive(Debug)]
 pub struct RouteTable<P> {
-    exact: HashMap<String, Vec<(String, P)>>,
+    exact: Hosts<P>,
     /// Under what follows `*.`.
-    wildcard: HashMap<String, Vec<(String, P)>>,
+    wildcard: Hosts<P>,
 }
+
+/// Paths and what answers them, by host. Quick to ask, and nobody outside knows which hosts share a place in it.
+type Hosts<P> = HashMap<String, Vec<(String, P)>, ahash::RandomState>;
 
 impl<P> Default for RouteTable<P> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), wildcard: HashMap::new() }
+        Self { exact: HashMap::default(), wildcard: HashMap::default() }
     }
 }
 

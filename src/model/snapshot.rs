@@ -127,7 +127,7 @@ impl Snapshot {
 
 impl Default for CacheSizes {
     fn default() -> Self {
-        Self { memory: 256 << 20, disk: 0, object_max: 64 << 20 }
+        Self { memory: 256 << 20, disk: 10 << 30, object_max: 64 << 20 }
     }
 }
 

@@ -84,9 +84,9 @@ const FLOODS: &[Flood] = &[
 ];
 /// Megabytes that a flood may cost.
 const MEMORY: f64 = 10.0;
-/// Within the limit a hundred uploads are open then, and pingora takes about 150 KB for each while it lasts.
+/// Within the limit a hundred uploads are open then. Seen: 3.4 to 7.1 here, and 10.4 with a release build, a miss.
 const UPLOADS: &str = "streams beyond the limit";
-const UPLOADS_MEMORY: f64 = 20.0;
+const UPLOADS_MEMORY: f64 = 12.0;
 const AWHILE: u32 = 20;
 const PADDED: u8 = 8;
 

@@ -2,8 +2,9 @@
 //! sound messages or none.
 //!
 //! `requests` go from a raw client to a raw origin over HTTP/1, `streams` over HTTP/2; `upstreams` are the
-//! apps that answer wrongly. Each test shows all misses at once.
+//! apps that answer wrongly; `caching` is what a shared cache owes to both sides. Each test shows all misses at once.
 
+mod caching;
 mod case;
 mod client;
 #[allow(dead_code)]

@@ -141,8 +141,14 @@ fn is_token(byte: u8) -> bool {
 fn host(fields: &[Field]) -> Result<(), String> {
     let hosts: Vec<&str> = values(fields, "host").collect();
     let &[host] = &hosts[..] else { return Err(format!("the hosts {hosts:?}")) };
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
-    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let end = host.rfind(']').unwrap_or(0);
+    let (name, port) =
+        host[end..].split_once(':').map_or((host, ""), |(_, port)| (&host[..host.len() - port.len() - 1], port));
+    let address = name.strip_prefix('[').and_then(|address| address.strip_suffix(']'));
+    let is_text = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    };
+    let is_name = address.map_or(is_text(name), |address| address.parse::<std::net::Ipv6Addr>().is_ok());
     let is_port = port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
     if is_name && is_port { Ok(()) } else { Err(format!("the host {host:?}")) }
 }

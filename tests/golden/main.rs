@@ -2,6 +2,7 @@
 //!
 //! A line `--- path` begins a file, `--- path/` makes a directory, `--- path (removed)` takes a file away. `=== then` lets
 //! all before it be loaded first, and what follows be a change to it. A file `opri.toml` is read as a repository's own.
+//! Of a case `check-…` is told what `opri check` says, which looks for what conf names beyond itself.
 //!
 //! `OPRI_GOLDEN=write cargo test --test golden` writes all reports anew; read the difference before you keep it.
 
@@ -20,7 +21,9 @@ fn every_conf_gets_its_report() {
     let is_writing = std::env::var_os("OPRI_GOLDEN").is_some_and(|value| value == "write");
     let mut wrong = Vec::new();
     for case in cases {
-        let report = report(&fs::read_to_string(&case).unwrap());
+        let is_check = case.file_name().unwrap().to_str().unwrap().starts_with("check-");
+        let text = fs::read_to_string(&case).unwrap();
+        let report = if is_check { check(&text) } else { report(&text) };
         let golden = case.with_extension("report");
         if is_writing {
             fs::write(&golden, &report).unwrap();
@@ -72,6 +75,16 @@ fn report(case: &str) -> String {
         }
     }
     said.replace(&format!("{}/", home.path().display()), "")
+}
+
+/// What `opri check` says of a case.
+fn check(case: &str) -> String {
+    let home = tempfile::tempdir_in("/tmp").unwrap();
+    lay_out(home.path(), case);
+    let (loaded, warnings) = conf::check(&home.path().join("conf"));
+    let faults = loaded.map_or_else(|faults| faults, |loaded| loaded.faults);
+    let warnings: String = warnings.iter().map(|warning| format!("{warning}\n")).collect();
+    (written(&faults) + &warnings).replace(&format!("{}/", home.path().display()), "")
 }
 
 fn lay_out(home: &Path, stage: &str) {

@@ -350,6 +350,8 @@ fn what_is_looked_for_is_found() {
     assert_eq!(code(&["logs", "shop", "--status", "404"]), Some(2));
     assert_eq!(code(&["logs", "--access", "--status", "many"]), Some(2));
     assert_eq!(code(&["logs", "--access", "--since", "5"]), Some(2));
+    assert_eq!(code(&["logs", "--access", "--path", "s"]), Some(2));
+    assert_eq!(code(&["logs", "--access", "--path", "/s*"]), Some(2));
     assert_eq!(code(&["logs", "--access", "--build", "shop"]), Some(2));
 }
 

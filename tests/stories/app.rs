@@ -36,7 +36,7 @@ async fn main() {
     println!("started as release {}", std::env::var("OPRI_RELEASE").unwrap_or_default());
     let router = Router::new()
         .route("/", get(page))
-        .route("/stored", get(stored))
+        .route("/stored", get(stored).put(async || {}))
         .route("/private", get(private))
         .route("/slow", get(slow))
         .route("/echo", post(echo))

@@ -40,7 +40,7 @@ fn an_app_that_never_gets_healthy_is_not_given_visitors() {
     let world = World::new();
     let shop = world.repo("shop");
     shop.commit("well");
-    let prime = world.prime().hosting(&shop, "[app]\nhealth = { timeout = \"1s\", interval = \"100ms\" }\n").start();
+    let prime = world.prime().hosting(&shop, "[app]\nhealth = { timeout = \"5s\", interval = \"100ms\" }\n").start();
     prime.deploys(&shop, "master");
     let well = prime.app_pids();
 

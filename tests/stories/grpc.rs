@@ -297,6 +297,56 @@ fn clients_that_do_not_read_keep_nobody_waiting() {
     world.runtime.block_on(async { timeout(PATIENCE, calls).await }).unwrap();
 }
 
+/// An app whose window is full says `true`, and `false` when its client has let go.
+async fn deaf(listener: TcpListener, tells: tokio::sync::mpsc::Sender<bool>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let tells = tells.clone();
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((mut request, mut respond))) = connection.accept().await {
+                if request.uri().path() != "/deaf" {
+                    respond.send_response(Response::new(()), true).unwrap();
+                    continue;
+                }
+                let hearing = async {
+                    let mut room = 65_535;
+                    while let Some(Ok(part)) = request.body_mut().data().await {
+                        room -= part.len();
+                        if room == 0 {
+                            tells.send(true).await.unwrap();
+                        }
+                    }
+                };
+                let gone = std::future::poll_fn(|cx| respond.poll_reset(cx));
+                let driving = std::future::poll_fn(|cx| connection.poll_closed(cx));
+                tokio::select! {
+                    _ = async { tokio::join!(hearing, gone) } => tells.send(false).await.unwrap(),
+                    _ = driving => {}
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_client_that_lets_go_while_its_app_takes_no_more_is_not_waited_for() {
+    let world = World::new();
+    let listener = world.runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let project = format!("upstream = \"{}\"\n[app]\nprotocol = \"h2c\"\n", listener.local_addr().unwrap());
+    let (tells, mut told) = tokio::sync::mpsc::channel(2);
+    world.runtime.spawn(deaf(listener, tells));
+    let prime = world.prime().project("api", &project).start();
+    prime.eventually("https://api.test", |answer| answer.status == StatusCode::OK);
+    let calls = async {
+        let (_response, mut body) = connect(&prime).await.send_request(call("/deaf"), false).unwrap();
+        send(&mut body, Bytes::from_static(&[b'x'; 96 << 10])).await.unwrap();
+        assert_eq!(told.recv().await, Some(true), "{}", prime.logs());
+        body.send_reset(h2::Reason::CANCEL);
+        assert_eq!(told.recv().await, Some(false), "{}", prime.logs());
+    };
+    world.runtime.block_on(async { timeout(PATIENCE, calls).await }).unwrap();
+}
+
 #[test]
 fn a_release_that_speaks_http_2_goes_through_the_gate_and_a_rollback_knows_what_each_speaks() {
     let world = World::new();

@@ -48,7 +48,8 @@ fn its_descriptors_and_environment_are_its_own() {
     let edge = format!("/proc/{}", prime.edge_pid());
     let targets = fs::read_dir(format!("{edge}/fd")).unwrap().flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
     let state = world.path().join("state");
-    let is_foreign = |target: &PathBuf| target.is_absolute() && !target.starts_with(state.join("edge"));
+    let is_of_edge = |target: &PathBuf| ["edge", "cache"].iter().any(|own| target.starts_with(state.join(own)));
+    let is_foreign = |target: &PathBuf| target.is_absolute() && !is_of_edge(target);
     let files: BTreeSet<PathBuf> = targets.filter(is_foreign).collect();
     let own = ["/dev/null".into(), state.join("logs/edge.log"), state.join("run/edge.lock")];
     assert_eq!(files, own.into(), "no file of control's");
@@ -72,9 +73,11 @@ fn its_user_may_reach_the_apps_and_neither_keys_nor_state_nor_the_admin_socket()
 
     let app = only(&state.join("run/a")).join("s");
     let may_connect = [state.join("run/control.sock"), state.join("run/metrics.sock"), app];
-    let own = [state.join("edge"), state.join("edge/edge.json"), state.join("edge/access.log")];
     let is_settled = |path: &PathBuf| path.extension().is_none_or(|extension| extension != "new");
     let all: Vec<PathBuf> = below(&state).into_iter().chain(below(&certs)).filter(is_settled).collect();
+    let mut own = vec![state.join("edge"), state.join("edge/edge.json"), state.join("edge/access.log")];
+    own.extend(all.iter().filter(|path| path.starts_with(state.join("cache"))).cloned());
+    assert!(own.contains(&state.join("cache/objects/mark.json")), "{own:?}");
     for secret in ["state.redb", "run/admin.sock", "run/edge.sock", "run/edge.lock", "logs/edge.log", "git/shop.git"] {
         assert!(all.contains(&state.join(secret)), "{secret} is looked at");
     }

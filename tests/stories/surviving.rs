@@ -123,9 +123,32 @@ fn ctrl_c_ends_edge_and_apps() {
     prime.control_ends();
     assert!(!std::path::Path::new(&format!("/proc/{edge}")).exists());
     assert!(prime.app_pids().is_empty());
-    // And when it is started again, it serves again.
+    // And when it is started again, it serves again, and nobody calls it a crash.
     prime.start();
     prime.says("http://shop.test", "page");
+    let logs = prime.logs();
+    assert!(logs.contains("the app was stopped by Prime; it is started again"), "{logs}");
+    assert!(!logs.contains("WARN") && !logs.contains("unknown status"), "{logs}");
+}
+
+#[test]
+fn an_app_that_ended_while_control_was_away_is_started_and_told() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    // An earlier stop on purpose is no reason for what happens later.
+    prime.signal("TERM");
+    prime.control_ends();
+    prime.start();
+    prime.until("it is known that the apps are started", || prime.logs().contains("the app is back"));
+    prime.kill_control();
+    let app = prime.app_pids()[0];
+    assert!(std::process::Command::new("kill").args(["-9", &app.to_string()]).status().unwrap().success());
+    prime.start();
+    prime.says("http://shop.test", "page");
+    assert_eq!(prime.logs().matches("the app ended while Prime was away").count(), 1, "{}", prime.logs());
 }
 
 #[test]
@@ -153,10 +176,19 @@ fn an_edge_that_hangs_is_noticed_and_replaced_without_anybody_asking_for_anythin
     prime.deploys(&shop, "master");
     let edge = prime.edge_pid();
     assert!(std::process::Command::new("kill").args(["-STOP", &edge.to_string()]).status().unwrap().success());
+    // Until its last thread stands, it may still take the connection, and the connection ends with it.
+    prime.until("the edge stands", || threads_of(edge).iter().all(|state| *state == 'T'));
     let begun = prime.begin("shop.test", "/");
     assert_eq!(prime.answer(begun).body, "page", "whoever came meanwhile waited in the queue");
     let status = prime.status();
     assert_ne!(status["edge"]["pid"].as_u64(), Some(edge));
     let _ = std::process::Command::new("kill").args(["-9", &status["edge"]["pid"].to_string()]).status();
     prime.says("http://shop.test", "page");
+}
+
+/// The state of each thread of a process (proc_pid_stat(5): what follows the name in parentheses).
+fn threads_of(pid: u64) -> Vec<char> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
 }

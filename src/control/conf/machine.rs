@@ -13,6 +13,7 @@ use crate::model::machine::{
 };
 
 use super::claims::Claim;
+use super::mention::Mention;
 use super::outside::{acme, dashboard, hooks, listeners};
 use super::raw::{Table, Word};
 use super::sheet::Sheet;
@@ -185,7 +186,10 @@ fn edge_user(mut table: Table<'_>) -> Option<String> {
     let word = word?;
     let name = word.line()?;
     match is_user(name) {
-        true => Some(name.to_owned()),
+        true => {
+            word.mention(Mention::User(name.to_owned()));
+            Some(name.to_owned())
+        }
         false => {
             let hint = "a name as useradd takes it: \"opri-edge\"";
             word.wrong(format!("`{name}` is not the name of a user"), hint.to_owned())

@@ -1,15 +1,17 @@
 //! Conf: the files under `conf/`, from words to a checked machine and its projects.
 //!
-//! `load` is called at the start, for a reload and by `opri check`. First words (`sheet`, `raw`), then their meaning
+//! `load` is called at the start and for a reload, `check` by `opri check`. First words (`sheet`, `raw`), then their meaning
 //! (`machine`, `project`, `app`), then what only all files together show (`claims`). The rule it keeps: all faults at
 //! once, and a fault in a project's file touches that project alone.
 
 mod app;
+mod cache;
 mod claims;
 mod diff;
 mod files;
 mod kept;
 mod machine;
+mod mention;
 mod outside;
 mod project;
 mod raw;
@@ -26,8 +28,8 @@ use std::path::{Path, PathBuf};
 use crate::model::host::HostPattern;
 use crate::model::machine::Machine;
 use crate::model::name::ProjectName;
-use crate::model::project::Project;
-use crate::report::Fault;
+use crate::model::project::{Project, Repository};
+use crate::report::{Fault, Warning};
 
 pub use app::repository_wish;
 pub use diff::changes;
@@ -73,8 +75,42 @@ pub fn load(dir: &Path, previous: Option<&Conf>) -> Result<Loaded, Vec<Fault>> {
     load_below(dir, dir, previous)
 }
 
+/// As `load` for a first time, and what conf names that is not on this machine. Blocks on the file system.
+pub fn check(dir: &Path) -> (Result<Loaded, Vec<Fault>>, Vec<Warning>) {
+    match read(dir, dir, None) {
+        Ok(read) => {
+            let warnings = read.entrants.iter().flat_map(|entrant| entrant.sheet.warnings()).collect();
+            (read.settle(), warnings)
+        }
+        Err(faults) => (Err(faults), Vec::new()),
+    }
+}
+
 /// As `load`, with relative paths as they are meant in the conf directory `home`.
 fn load_below(dir: &Path, home: &Path, previous: Option<&Conf>) -> Result<Loaded, Vec<Fault>> {
+    read(dir, home, previous)?.settle()
+}
+
+/// All files, with their faults still on their sheets.
+struct Read {
+    /// `None` when its file has a fault.
+    machine: Option<Machine>,
+    projects: BTreeMap<ProjectName, Project>,
+    /// The machine's first.
+    entrants: Vec<Entrant>,
+}
+
+impl Read {
+    fn settle(self) -> Result<Loaded, Vec<Fault>> {
+        let faults = self.entrants.into_iter().flat_map(|entrant| entrant.sheet.into_faults()).collect();
+        match self.machine {
+            Some(machine) => Ok(Loaded { conf: Conf { machine, projects: self.projects }, faults }),
+            None => Err(faults),
+        }
+    }
+}
+
+fn read(dir: &Path, home: &Path, previous: Option<&Conf>) -> Result<Read, Vec<Fault>> {
     let sheet_of_dir = Sheet::new(dir.display().to_string(), String::new());
     let listed = base(home).and_then(|base| Ok((base, files::projects(dir)?)));
     let (base, paths) = match listed {
@@ -103,11 +139,8 @@ fn load_below(dir: &Path, home: &Path, previous: Option<&Conf>) -> Result<Loaded
         Some((name, project?))
     });
     let projects = chosen.collect();
-    let faults = std::iter::once(prime).chain(entrants).flat_map(|entrant| entrant.sheet.into_faults()).collect();
-    match said.machine {
-        Some(machine) if is_machine_good => Ok(Loaded { conf: Conf { machine, projects }, faults }),
-        _ => Err(faults),
-    }
+    let machine = said.machine.filter(|_| is_machine_good);
+    Ok(Read { machine, projects, entrants: std::iter::once(prime).chain(entrants).collect() })
 }
 
 /// Where the state of a Prime with this conf lies, also while `prime.toml` has faults: whoever asks a running Prime must
@@ -127,6 +160,22 @@ fn base(dir: &Path) -> io::Result<PathBuf> {
     // `a/..` has no name to take away.
     let whole = if whole.ends_with("..") { whole.canonicalize()? } else { whole };
     Ok(whole.parent().unwrap_or(&whole).to_owned())
+}
+
+/// Reads what could stand as `repo` in a project's file below `dir`.
+pub fn repository(dir: &Path, text: &str) -> Result<Repository, Vec<Fault>> {
+    let sheet = Sheet::new("repo".to_owned(), format!("repo = {}", toml::Value::String(text.to_owned())));
+    let repository = read_repository(&sheet, dir);
+    repository.ok_or_else(|| sheet.into_faults())
+}
+
+fn read_repository(sheet: &Sheet, dir: &Path) -> Option<Repository> {
+    let tree = sheet.parse()?;
+    let word = raw::Table::root(sheet, &tree).word("repo")?;
+    match base(dir) {
+        Ok(base) => repository::read(&word, &base),
+        Err(error) => word.wrong(error.to_string(), None),
+    }
 }
 
 fn read_machine(path: &Path, base: &Path) -> (machine::Said, Entrant) {

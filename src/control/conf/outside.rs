@@ -2,13 +2,15 @@
 //!
 //! Called by `machine`. The rule it keeps: a secret that stands in the file itself is refused, and shown to nobody.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::model::host::{HostName, HostPattern};
-use crate::model::machine::{Acme, Challenge, Hooks, Listeners, TravisKey};
+use crate::model::machine::{Acme, Api, Challenge, Hooks, Listeners, TravisKey};
 use crate::model::project::Secret;
+use crate::model::push::Provider;
 
 use super::claims::Claim;
 use super::raw::{Table, Word};
@@ -61,7 +63,7 @@ fn listen(word: &Word<'_>, taken: &mut HashSet<SocketAddr>) -> Option<SocketAddr
 pub fn acme(mut table: Table<'_>, base: &Path) -> Acme {
     let email = table.word("email").and_then(|word| email(&word));
     let directories = some_of(&mut table, "directory", directory).unwrap_or_else(|| vec![LETS_ENCRYPT.to_owned()]);
-    let root = table.word("root").and_then(|word| word.path(base));
+    let root = table.word("root").and_then(|word| word.file(base));
     let all = || CHALLENGES.iter().map(|(_, challenge)| *challenge).collect();
     let challenges = some_of(&mut table, "challenges", |word| word.choice(&CHALLENGES)).unwrap_or_else(all);
     table.close();
@@ -105,53 +107,85 @@ pub fn hooks(
 ) -> Option<Hooks> {
     let default_host = || format!("opri.{}", domain?).parse().ok();
     let default_key = || TravisKey::ConfigUrl(TRAVIS_CONFIG.to_owned());
+    let (secrets, apis) = Default::default();
     let Some(mut table) = table else {
         let host: HostName = default_host()?;
         claims.push(hooks_claim(&host, None));
-        let travis = default_key();
-        return Some(Hooks { host, travis, github: None, gitlab: None, gitea: None, generic: None });
+        return Some(Hooks { host, travis: default_key(), secrets, apis, reconcile: RECONCILE });
     };
     let word = table.word("host");
     let host = word.as_ref().map_or_else(default_host, Word::host);
-    let travis = table.table("travis").map_or_else(|| Some(default_key()), |table| travis(table, base));
-    let mut secret = |provider| table.word(provider).and_then(|word| provider_secret(word, base));
-    let (github, gitlab, gitea, generic) = (secret("github"), secret("gitlab"), secret("gitea"), secret("generic"));
+    let mut said = Said { base, secrets, apis };
+    let travis = table.table("travis").map_or_else(|| Some(default_key()), |table| said.travis(table));
+    for (name, provider) in SIGNERS {
+        if let Some(word) = table.word(name) {
+            said.signer(word, provider);
+        }
+    }
+    let time = |word: Word<'_>| word.duration(Duration::from_secs(1)..=Duration::from_secs(86_400));
+    let reconcile = table.word("reconcile").and_then(time).unwrap_or(RECONCILE);
     table.close();
     claims.extend(host.as_ref().map(|host| hooks_claim(host, word)));
-    Some(Hooks { host: host?, travis: travis?, github, gitlab, gitea, generic })
+    Some(Hooks { host: host?, travis: travis?, secrets: said.secrets, apis: said.apis, reconcile })
 }
 
 fn hooks_claim(host: &HostName, word: Option<Word<'_>>) -> Claim {
     Claim { host: HostPattern::Exact(host.clone()), at: word.map(|word| word.at()), what: "the hooks".to_owned() }
 }
 
-/// `{ secret = { … } }`.
-fn provider_secret(word: Word<'_>, base: &Path) -> Option<Secret> {
-    if word.value().as_table().is_none() {
-        // What stands here instead is likely the secret itself.
-        word.mask();
-        let hint = format!("{0} = {{ secret = {{ file = \"secrets/{0}\" }} }}", word.name());
-        return word.wrong(format!("`{}` must be a table", word.name()), hint);
-    }
-    let mut table = word.clone().table()?;
-    let secret = match table.word("secret") {
-        Some(secret) => secret.secret(base),
-        None => word.wrong(format!("`{}` needs a `secret`", word.name()), "secret = { file = \"…\" }".to_owned()),
-    };
-    table.close();
-    secret
+/// What `[hooks]` says of the providers.
+struct Said<'b> {
+    base: &'b Path,
+    secrets: BTreeMap<Provider, Secret>,
+    apis: BTreeMap<Provider, Api>,
 }
 
-fn travis(mut table: Table<'_>, base: &Path) -> Option<TravisKey> {
-    let (url, key) = (table.word("config_url"), table.word("public_key"));
-    let (at, sheet) = (table.at(), table.sheet());
-    table.close();
-    match (url, key) {
-        (Some(url), None) => url.url().map(TravisKey::ConfigUrl),
-        (None, Some(key)) => key.path(base).map(TravisKey::PublicKey),
-        _ => {
-            sheet.note(Some(at), "`travis` needs either `config_url` or `public_key`", "", None);
-            None
+impl Said<'_> {
+    /// `{ secret = { … }, api = "https://…", token = { … } }`, of which one must be there.
+    fn signer(&mut self, word: Word<'_>, provider: Provider) -> Option<()> {
+        if word.value().as_table().is_none() {
+            // What stands here instead is likely the secret itself.
+            word.mask();
+            let hint = format!("{0} = {{ secret = {{ file = \"secrets/{0}\" }} }}", word.name());
+            return word.wrong(format!("`{}` must be a table", word.name()), hint);
+        }
+        let mut table = word.clone().table()?;
+        let is_empty = !["secret", "api", "token"].iter().any(|key| table.has(key));
+        if let Some(secret) = table.word("secret").and_then(|secret| secret.secret(self.base)) {
+            self.secrets.insert(provider, secret);
+        }
+        if provider != Provider::Generic {
+            self.api(&mut table, provider);
+        }
+        table.close();
+        match is_empty {
+            true => word.wrong(format!("`{}` needs a `secret`", word.name()), "secret = { file = \"…\" }".to_owned()),
+            false => Some(()),
+        }
+    }
+
+    fn api(&mut self, table: &mut Table<'_>, provider: Provider) {
+        let base = table.word("api").and_then(|word| word.url()).map(|url| url.trim_end_matches('/').to_owned());
+        let token = table.word("token").and_then(|word| word.secret(self.base));
+        if base.is_some() || token.is_some() {
+            self.apis.insert(provider, Api { base, token });
+        }
+    }
+
+    fn travis(&mut self, mut table: Table<'_>) -> Option<TravisKey> {
+        self.api(&mut table, Provider::Travis);
+        let is_asked = self.apis.contains_key(&Provider::Travis);
+        let (url, key) = (table.word("config_url"), table.word("public_key"));
+        let (at, sheet) = (table.at(), table.sheet());
+        table.close();
+        match (url, key) {
+            (Some(url), None) => url.url().map(TravisKey::ConfigUrl),
+            (None, Some(key)) => key.file(self.base).map(TravisKey::PublicKey),
+            (None, None) if is_asked => Some(TravisKey::ConfigUrl(TRAVIS_CONFIG.to_owned())),
+            _ => {
+                sheet.note(Some(at), "`travis` needs either `config_url` or `public_key`", "", None);
+                None
+            }
         }
     }
 }
@@ -171,6 +205,14 @@ pub fn dashboard(table: Option<Table<'_>>, claims: &mut Vec<Claim>) -> Option<Ho
 }
 
 const TRAVIS_CONFIG: &str = "https://api.travis-ci.com/config";
+const RECONCILE: Duration = Duration::from_secs(300);
+/// Who signs with a secret.
+const SIGNERS: [(&str, Provider); 4] = [
+    ("github", Provider::Github),
+    ("gitlab", Provider::Gitlab),
+    ("gitea", Provider::Gitea),
+    ("generic", Provider::Generic),
+];
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 const DIRECTORIES: [(&str, &str); 2] =
     [("letsencrypt", LETS_ENCRYPT), ("letsencrypt-staging", "https://acme-staging-v02.api.letsencrypt.org/directory")];

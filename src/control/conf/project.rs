@@ -6,17 +6,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use crate::model::cache::{CachePolicy, CacheRule, CacheVerdict, PathPattern};
 use crate::model::compression::CompressionPolicy;
 use crate::model::host::HostPattern;
 use crate::model::name::{BranchName, ProjectName};
-use crate::model::project::{Branch, Ci, Origin, Project, SiteLimits};
+use crate::model::project::{Branch, Ci, Origin, Project, ProjectHooks, SiteLimits};
 
 use super::claims::Claim;
 use super::machine::Ground;
 use super::raw::{Table, Word};
 use super::sheet::Sheet;
-use super::{app, repository};
+use super::{app, cache, repository};
 
 /// What a project's file says.
 #[derive(Debug, Default)]
@@ -39,15 +38,18 @@ pub fn read(sheet: &Sheet, name: &ProjectName, ground: &Ground<'_>) -> Said {
         None => hosts.default_branches(has_upstream),
     };
     let app = root.table("app").map(app::read).unwrap_or_default();
-    let cache = root.table("cache").map_or_else(|| ground.cache_policy(), |table| cache(table, ground));
+    let mut purge_secret = None;
+    let cache = root.table("cache").map_or_else(
+        || ground.cache_policy(),
+        |mut table| {
+            purge_secret = table.word("purge").and_then(|word| word.secret(ground.base));
+            cache::read(table, ground)
+        },
+    );
     let limits = root.table("limits").map(limits).unwrap_or_default();
     let compression = root.table("compression").map(compression).unwrap_or_default();
     let https_only = root.word("https").and_then(|word| word.choice(&HTTPS));
-    let hook_secret = root.table("hooks").and_then(|mut table| {
-        let secret = table.word("secret").and_then(|word| word.secret(ground.base));
-        table.close();
-        secret
-    });
+    let hooks = root.table("hooks").map(|table| hooks(table, ground)).unwrap_or_default();
     root.close();
     let claims = hosts.claims;
     let project = origin.zip(ci).filter(|_| sheet.is_good()).map(|(origin, ci)| Project {
@@ -60,7 +62,8 @@ pub fn read(sheet: &Sheet, name: &ProjectName, ground: &Ground<'_>) -> Said {
         limits,
         compression,
         https_only,
-        hook_secret,
+        hooks,
+        purge_secret,
     });
     Said { project, claims }
 }
@@ -183,49 +186,14 @@ impl Hosts<'_> {
     }
 }
 
-fn cache(mut table: Table<'_>, ground: &Ground<'_>) -> CachePolicy {
-    let mut policy = ground.cache_policy();
-    if let Some(enabled) = table.word("enabled").and_then(|word| word.flag()) {
-        policy.enabled = enabled;
-    }
-    if let Some(bytes) = table.word("object_max").and_then(|word| word.size(1)) {
-        policy.object_max = bytes;
-    }
-    policy.rules = table.list("rules").unwrap_or_default().into_iter().filter_map(cache_rule).collect();
-    table.close();
-    policy
-}
-
-fn cache_rule(word: Word<'_>) -> Option<CacheRule> {
-    let mut table = word.clone().table()?;
-    let (path, ttl, bypass) = (table.word("path"), table.word("ttl"), table.word("bypass"));
-    table.close();
-    let path = match path {
-        Some(path) => path_pattern(&path, "for a cache rule"),
-        None => word.wrong("a cache rule needs a `path`", "path = \"/static/*\"".to_owned()),
+fn hooks(mut table: Table<'_>, ground: &Ground<'_>) -> ProjectHooks {
+    let hooks = ProjectHooks {
+        secret: table.word("secret").and_then(|word| word.secret(ground.base)),
+        token: table.word("token").and_then(|word| word.secret(ground.base)),
+        repository_id: table.word("repository_id").and_then(|word| word.whole(1..=i64::MAX.unsigned_abs())),
     };
-    let verdict = match (ttl, bypass) {
-        (Some(ttl), None) => ttl.duration(std::time::Duration::ZERO..=TTL_MAX).map(CacheVerdict::Ttl),
-        (None, Some(bypass)) => match bypass.flag()? {
-            true => Some(CacheVerdict::Bypass),
-            false => bypass.wrong("`bypass` can only be true", "leave the rule out".to_owned()),
-        },
-        _ => word.wrong("a cache rule has either a `ttl` or `bypass = true`", None),
-    };
-    Some(CacheRule { path: path?, verdict: verdict? })
-}
-
-/// `what` says what the path is for, in a fault.
-fn path_pattern(word: &Word<'_>, what: &str) -> Option<PathPattern> {
-    let text = word.line()?;
-    let before = text.strip_suffix('*').unwrap_or(text);
-    match before.starts_with('/') && !before.contains(['*', '?', '#', ' ']) {
-        true => Some(PathPattern::from(text.to_owned())),
-        false => {
-            let hint = "it begins with `/`, without a query, and may end with one `*`";
-            word.wrong(format!("`{text}` is not a path {what}"), hint.to_owned())
-        }
-    }
+    table.close();
+    hooks
 }
 
 fn limits(mut table: Table<'_>) -> SiteLimits {
@@ -245,13 +213,12 @@ fn compression(mut table: Table<'_>) -> CompressionPolicy {
         policy.enabled = enabled;
     }
     policy.skip =
-        table.list("skip").unwrap_or_default().iter().filter_map(|word| path_pattern(word, "to skip")).collect();
+        table.list("skip").unwrap_or_default().iter().filter_map(|word| cache::path_pattern(word, "to skip")).collect();
     table.close();
     policy
 }
 
 const RATE_MAX: u64 = 1_000_000;
-const TTL_MAX: std::time::Duration = std::time::Duration::from_secs(10 * 365 * 86_400);
 const CIS: [(&str, Ci); 6] = [
     ("travis", Ci::Travis),
     ("github", Ci::Github),
@@ -261,3 +228,73 @@ const CIS: [(&str, Ci); 6] = [
     ("none", Ci::None),
 ];
 const HTTPS: [(&str, bool); 2] = [("redirect", true), ("both", false)];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const REFERENCE: &str = include_str!("../../../conf/project.toml");
+
+    fn read_text(text: &str) -> (Option<Project>, Vec<crate::report::Fault>) {
+        let ground = Ground { base: Path::new("/srv"), domain: "test".parse().ok(), object_max: 1 };
+        let sheet = Sheet::new("shop.toml".into(), text.into());
+        let said = read(&sheet, &"shop".parse().unwrap(), &ground);
+        (said.project, sheet.into_faults())
+    }
+
+    #[test]
+    fn the_reference_shows_the_defaults() {
+        let (shown, faults) = read_text(REFERENCE);
+        let mut shown = shown.unwrap_or_else(|| panic!("{faults:?}"));
+        let mut default = read_text("repo = \"https://github.com/example/shop\"").0.unwrap();
+        let wishes = [std::mem::take(&mut shown.app), std::mem::take(&mut default.app)];
+        assert_eq!(shown, default);
+        let [shown, default] = wishes.map(crate::model::app::AppWish::settle);
+        assert_eq!(shown, default);
+    }
+
+    /// The reference with the keys that have no default.
+    fn whole_reference() -> String {
+        let is_key = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let uncover = |line: &'static str| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line);
+        REFERENCE.lines().map(uncover).collect::<Vec<_>>().join("\n")
+    }
+
+    /// A key that nobody knows in every table whose keys are known.
+    fn spoil(name: &str, value: &mut toml::Value) {
+        match value {
+            toml::Value::Table(table) => {
+                table.iter_mut().for_each(|(name, value)| spoil(name, value));
+                if !matches!(name, "env" | "branches") {
+                    table.insert("zzzzzzzzzzzz".into(), 1.into());
+                }
+            }
+            toml::Value::Array(items) => items.iter_mut().for_each(|item| spoil(name, item)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_reference_has_every_key_and_says_why() {
+        let mut tree = toml::Value::Table(toml::from_str(&whole_reference()).unwrap());
+        spoil("", &mut tree);
+        // Each unknown key is answered by the list of those that are known.
+        let (_, faults) = read_text(&toml::to_string(&tree).unwrap());
+        let lists: Vec<String> =
+            faults.into_iter().filter_map(|fault| Some(fault.hint?.strip_prefix("known here: ")?.to_owned())).collect();
+        assert!(lists.len() >= 11, "{lists:?}");
+        // `env` of a secret is shown in words.
+        for key in lists.iter().flat_map(|list| list.split(", ")).filter(|key| *key != "env") {
+            let is_shown =
+                [format!("\n{key} = "), format!("\n# {key} = "), format!("{{ {key} = "), format!(", {key} = ")];
+            let is_table = REFERENCE.contains(&format!("[{key}"));
+            assert!(is_table || is_shown.iter().any(|form| REFERENCE.contains(form)), "`{key}` is not shown");
+        }
+        let lines: Vec<&str> = REFERENCE.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[1].contains(" = ")) {
+            assert!(pair[0].starts_with("# "), "no word on `{}`", pair[1]);
+        }
+    }
+}

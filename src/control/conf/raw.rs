@@ -8,6 +8,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::mention::Mention;
 use super::sheet::Sheet;
 
 /// One table, from which words are taken by key. What nobody took is unknown.
@@ -141,6 +142,11 @@ impl<'s> Word<'s> {
 
     pub fn wrong_type<T>(&self, wanted: &str) -> Option<T> {
         self.wrong_at(format!("`{}` must be {wanted}", self.name), &format!("this is {}", kind(self.value)), None)
+    }
+
+    /// Keeps what this word names beyond the file.
+    pub fn mention(&self, mention: Mention) {
+        self.sheet.mention(self.at(), mention);
     }
 
     /// Keeps this word out of every excerpt.

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::model::host::HostName;
 use crate::model::project::Repository;
 
+use super::mention::Mention;
 use super::raw::Word;
 
 /// Reads a repository; a relative directory begins at `base`.
@@ -15,7 +16,11 @@ pub fn read(word: &Word<'_>, base: &Path) -> Option<Repository> {
     let text = word.text()?;
     match judge(text) {
         Ok(Kind::Url) => Some(Repository::Url(text.to_owned())),
-        Ok(Kind::Directory) => word.path(base).map(Repository::Directory),
+        Ok(Kind::Directory) => {
+            let path = word.path(base)?;
+            word.mention(Mention::Repository(path.clone()));
+            Some(Repository::Directory(path))
+        }
         Err(Refusal::Credentials) => {
             word.mask();
             let hint = "take them out, and use ssh with a deploy key, or a credential helper of git";

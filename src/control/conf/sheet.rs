@@ -2,7 +2,7 @@
 //!
 //! Used by everything in this folder that reads a file's words. The rules it keeps: what is wrong is noted with its place
 //! and the reading goes on, so that a person sees all faults at once; and a secret that stands where it does not belong
-//! is in no excerpt.
+//! is in no excerpt. What a file names beyond itself is kept with its place, to be looked at when somebody asks.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -10,7 +10,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use crate::report::{Excerpt, Fault};
+use super::mention::Mention;
+use crate::report::{Excerpt, Fault, Warning};
 
 /// One file with what is wrong in it.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub struct Sheet {
     notes: RefCell<Vec<Note>>,
     /// What no excerpt may show: secrets written where they do not belong.
     masked: RefCell<Vec<Range<usize>>>,
+    mentions: RefCell<Vec<(Range<usize>, Mention)>>,
 }
 
 #[derive(Debug)]
@@ -33,7 +35,8 @@ struct Note {
 
 impl Sheet {
     pub fn new(shown: String, text: String) -> Self {
-        Self { shown, text, notes: RefCell::default(), masked: RefCell::default() }
+        let (notes, masked, mentions) = Default::default();
+        Self { shown, text, notes, masked, mentions }
     }
 
     pub fn shown(&self) -> &str {
@@ -70,6 +73,23 @@ impl Sheet {
         self.masked.borrow_mut().push(at);
     }
 
+    /// Keeps what the file names beyond itself, with the place where it does.
+    pub fn mention(&self, at: Range<usize>, mention: Mention) {
+        self.mentions.borrow_mut().push((at, mention));
+    }
+
+    /// What the file names and this machine does not have, in the order of the file. Blocks on the file system.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut mentions = self.mentions.borrow().clone();
+        mentions.sort_by_key(|(at, _)| at.start);
+        let text = masked(self.text.clone(), &self.masked.borrow());
+        let warning = |(at, mention): (Range<usize>, Mention)| {
+            let (message, hint) = mention.look()?;
+            Some(Warning(self.fault(Note { at: Some(at), message, label: String::new(), hint: Some(hint) }, &text)))
+        };
+        mentions.into_iter().filter_map(warning).collect()
+    }
+
     /// The file and the line of a place in it, for another file's fault.
     pub fn place(&self, at: Option<&Range<usize>>) -> String {
         match at {
@@ -80,7 +100,10 @@ impl Sheet {
 
     /// All that was noted, in the order of the file.
     pub fn into_faults(self) -> Vec<Fault> {
-        let mut notes = self.notes.into_inner();
+        let mut notes = self.notes.take();
+        if notes.is_empty() {
+            return Vec::new();
+        }
         notes.sort_by_key(|note| note.at.as_ref().map_or(0, |at| at.start));
         let more = notes.len().saturating_sub(NOTES_MAX);
         notes.truncate(NOTES_MAX);
@@ -88,15 +111,18 @@ impl Sheet {
             let message = format!("{more} more faults in this file");
             notes.push(Note { at: None, message, label: String::new(), hint: None });
         }
-        let text = masked(self.text, &self.masked.into_inner());
-        let fault = |note: Note| Fault {
+        let text = masked(self.text.clone(), &self.masked.borrow());
+        notes.into_iter().map(|note| self.fault(note, &text)).collect()
+    }
+
+    fn fault(&self, note: Note, text: &str) -> Fault {
+        Fault {
             message: note.message,
             file: self.shown.clone(),
-            excerpt: note.at.map(|at| Excerpt::of(&text, at)),
+            excerpt: note.at.map(|at| Excerpt::of(text, at)),
             label: note.label,
             hint: note.hint,
-        };
-        notes.into_iter().map(fault).collect()
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use toml::de::DeValue;
 use crate::model::host::HostName;
 use crate::model::project::Secret;
 
+use super::mention::Mention;
 use super::raw::{Word, closest};
 
 impl Word<'_> {
@@ -111,6 +112,13 @@ impl Word<'_> {
         std::path::absolute(base.join(text)).map_or_else(|error| self.wrong(error.to_string(), None), Some)
     }
 
+    /// The same for a file that has to be there where Prime serves.
+    pub fn file(&self, base: &Path) -> Option<PathBuf> {
+        let path = self.path(base)?;
+        self.mention(Mention::File(path.clone()));
+        Some(path)
+    }
+
     /// A string that is not empty, on one line.
     pub fn line(&self) -> Option<&str> {
         let text = self.text()?;
@@ -162,7 +170,11 @@ impl Word<'_> {
         let (file, env) = (table.word("file"), table.word("env"));
         table.close();
         match (file, env) {
-            (Some(file), None) => file.path(base).map(Secret::File),
+            (Some(file), None) => {
+                let path = file.path(base)?;
+                file.mention(Mention::Secret(path.clone()));
+                Some(Secret::File(path))
+            }
             (None, Some(env)) => env.variable().map(Secret::Env),
             _ => word.wrong(format!("`{}` needs either `file` or `env`", word.name()), None),
         }

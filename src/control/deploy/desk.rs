@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{DeployError, Workshop, pipeline};
+use super::{DeployError, Workshop, pipeline, project_of};
 use crate::model::deployment::{Cause, Deployment, DeploymentId, Outcome};
 use crate::model::name::{Commit, Site};
 use crate::model::project::Origin;
@@ -24,6 +24,18 @@ pub enum Accepted {
     Deployment(DeploymentId),
     /// Honest, but nothing follows from it, and why.
     Ignored(String),
+    /// Not from the repository that it was, and why that is known.
+    Refused(String),
+}
+
+/// How a push came to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    Hook,
+    /// A delivery that a person has judged again: it may have been seen before.
+    Replay,
+    /// We looked at the branch, and its CI says that it passed.
+    Look,
 }
 
 /// A handle to the desk; clones are the same.
@@ -36,7 +48,7 @@ type Reply<T> = oneshot::Sender<Result<T, DeployError>>;
 
 #[derive(Debug)]
 enum Order {
-    Push(Push, Reply<Accepted>),
+    Push(Push, Via, Reply<Accepted>),
     Person(Site, Cause, Option<Commit>, Reply<DeploymentId>),
     Ended(Site),
 }
@@ -50,9 +62,9 @@ impl Desk {
         Self { orders }
     }
 
-    /// Takes a push whose signature held. When it returns a deployment, that is stored.
-    pub async fn push(&self, push: Push) -> Result<Accepted, DeployError> {
-        self.ask(|reply| Order::Push(push, reply)).await
+    /// Takes a push that is believed. When it returns a deployment, that is stored.
+    pub async fn push(&self, push: Push, via: Via) -> Result<Accepted, DeployError> {
+        self.ask(|reply| Order::Push(push, via, reply)).await
     }
 
     /// Takes an order of a person: this commit or the branch's head, or an older release again.
@@ -90,8 +102,8 @@ impl Clerk {
         }
         while let Some(order) = queue.recv().await {
             match order {
-                Order::Push(push, reply) => {
-                    let _ = reply.send(self.take_push(push).await);
+                Order::Push(push, via, reply) => {
+                    let _ = reply.send(self.take_push(push, via).await);
                 }
                 Order::Person(site, cause, commit, reply) => {
                     let _ = reply.send(self.take(site, cause, commit, None).await);
@@ -107,17 +119,16 @@ impl Clerk {
     }
 
     /// The accept rules that need memory: not seen before, from the repository it always was, and newer.
-    async fn take_push(&mut self, push: Push) -> Result<Accepted, DeployError> {
+    async fn take_push(&mut self, push: Push, via: Via) -> Result<Accepted, DeployError> {
         let history = &self.workshop.history;
-        if let Some(seen) = history.delivery(&push).await? {
+        if via == Via::Hook
+            && let Some(seen) = history.delivery(&push).await?
+        {
             return Ok(Accepted::Ignored(format!("this delivery was accepted before, as {}", seen.deployment)));
         }
-        let pinned = history.pinned(&push.project, push.provider).await?;
-        if let (Some(pinned), Some(id)) = (pinned, push.repository_id)
-            && pinned != id
-        {
-            tracing::error!(project = %push.project, pinned, id, "a push came from another repository of the same name");
-            return Ok(Accepted::Ignored(format!("the repository's id is {id}, and was {pinned} before")));
+        if let Some(reason) = self.is_another_repository(&push).await? {
+            tracing::error!(project = %push.project, provider = %push.provider, reason, "a push is refused");
+            return Ok(Accepted::Refused(reason));
         }
         let numbers = history.numbers(&push.site()).await?;
         if let (Some(last), Some(number)) = (numbers.last_build, push.number)
@@ -130,9 +141,31 @@ impl Clerk {
         if let Some(reason) = self.is_known_commit(&push).await? {
             return Ok(Accepted::Ignored(reason));
         }
-        let cause = Cause::Hook { provider: push.provider, delivery: push.delivery.clone() };
+        let cause = match via {
+            Via::Hook | Via::Replay => Cause::Hook { provider: push.provider, delivery: push.delivery.clone() },
+            Via::Look => Cause::Reconcile,
+        };
         let id = self.take(push.site(), cause, Some(push.commit.clone()), Some(&push)).await?;
         Ok(Accepted::Deployment(id))
+    }
+
+    /// Whether the repository's id is not the one that conf says, or that the first accepted push said. One that says
+    /// none cannot be told from another; generic deliveries and branches we looked at ourselves have none to say.
+    async fn is_another_repository(&self, push: &Push) -> Result<Option<String>, DeployError> {
+        let conf = self.workshop.conf();
+        let said = conf.projects.get(&push.project).and_then(|project| project.hooks.repository_id);
+        let known = match said {
+            Some(id) => Some(id),
+            None => self.workshop.history.pinned(&push.project, push.provider).await?,
+        };
+        Ok(match (known, push.repository_id) {
+            (Some(known), Some(id)) if known != id => Some(format!(
+                "the repository's id is {id}, and of project `{}` it is {known} (hint: if it was made anew under its \
+                 name, say so in the project's file: [hooks] repository_id = {id})",
+                push.project
+            )),
+            _ => None,
+        })
     }
 
     /// Whether the commit serves already, or is what will serve next.
@@ -192,12 +225,9 @@ impl Clerk {
     }
 
     fn check_site(&self, site: &Site) -> Result<(), DeployError> {
-        let conf = self.workshop.conf();
-        let project = conf.projects.get(&site.project).filter(|project| project.branches.contains_key(&site.branch));
-        match project.map(|project| &project.origin) {
-            Some(Origin::Repository(_)) => Ok(()),
-            Some(Origin::Upstream(_)) => Err(DeployError::NotOurs(site.clone())),
-            None => Err(DeployError::UnknownSite(site.clone())),
+        match project_of(&self.workshop.conf(), site)?.origin {
+            Origin::Repository(_) => Ok(()),
+            Origin::Upstream(_) => Err(DeployError::NotOurs(site.clone())),
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Called by the desk and the pipeline. The rule: every transition is one batch that is on disk before its effects begin.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::control::runtime::Replica;
@@ -11,13 +12,15 @@ use crate::control::store::{Batch, Store, StoreError};
 use crate::model::address::Address;
 use crate::model::deployment::{Deployment, DeploymentId};
 use crate::model::name::{ProjectName, Site};
-use crate::model::push::{Provider, Push};
+use crate::model::push::{DELIVERIES_KEPT, Provider, Push};
 use crate::model::release::Release;
 
 /// Deployments that are kept for each site.
 const DEPLOYMENTS_KEPT: usize = 100;
-/// No CI sends a delivery again after this.
-const DELIVERIES_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// There while the apps are stopped on purpose.
+const STOPPED: &str = "stopped";
+const HOOK_LOG: &str = "hook-log/";
 
 /// What the desk counts for a site; nobody else writes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +105,11 @@ impl History {
         self.store.get(deployment_key(id)).await
     }
 
+    /// Those of a site that are kept, oldest first.
+    pub async fn deployments(&self, site: &Site) -> Result<Vec<Deployment>, StoreError> {
+        self.store.list(format!("deployment/{}/", path(site))).await
+    }
+
     /// The last that was taken, whatever became of it.
     pub async fn newest(&self, site: &Site) -> Result<Option<Deployment>, StoreError> {
         let number = self.numbers(site).await?.last_deployment;
@@ -111,7 +119,7 @@ impl History {
     /// Removes what is too old to matter: deployments that ended, but for the newest; deliveries of long ago. Tells the
     /// deployments that went.
     pub async fn sweep(&self, site: &Site, now: SystemTime) -> Result<Vec<Deployment>, StoreError> {
-        let all: Vec<Deployment> = self.store.list(format!("deployment/{}/", path(site))).await?;
+        let all = self.deployments(site).await?;
         let old = all.len().saturating_sub(DEPLOYMENTS_KEPT);
         let gone: Vec<Deployment> = all.into_iter().take(old).filter(Deployment::is_over).collect();
         let mut batch = Batch::default();
@@ -156,6 +164,25 @@ impl History {
         self.store.get(pin_key(project, provider)).await
     }
 
+    /// The projects whose repository a provider knows by this id.
+    pub async fn pinned_as(&self, provider: Provider, id: u64) -> Result<Vec<String>, StoreError> {
+        let prefix = format!("pin/{provider}/");
+        let keys = self.store.keys(prefix.clone(), move |pinned: &u64| *pinned == id).await?;
+        Ok(keys.into_iter().map(|key| key[prefix.len()..].to_owned()).collect())
+    }
+
+    /// The log of deliveries, oldest first; what one is, `web` knows.
+    pub async fn deliveries<T: DeserializeOwned>(&self) -> Result<Vec<T>, StoreError> {
+        self.store.list(HOOK_LOG).await
+    }
+
+    /// Adds to the log of deliveries, by their numbers, and forgets others.
+    pub async fn keep_deliveries<T: Serialize>(&self, new: &[(u64, T)], gone: &[u64]) -> Result<(), StoreError> {
+        let key = |number: &u64| format!("{HOOK_LOG}{number:010}");
+        let batch = new.iter().fold(Batch::default(), |batch, (number, one)| batch.put(key(number), one));
+        self.store.write(gone.iter().fold(batch, |batch, number| batch.delete(key(number)))).await
+    }
+
     pub async fn save(&self, deployment: &Deployment) -> Result<(), StoreError> {
         self.store.write(Batch::default().put(deployment_key(&deployment.id), deployment)).await
     }
@@ -196,6 +223,21 @@ impl History {
             .put(release_key(&release.site, release.number), release)
             .put(active_key(&release.site), active);
         self.store.write(batch).await
+    }
+
+    /// Keeps that the apps which run now are stopped on purpose, for the next control to know.
+    pub async fn stopping(&self) -> Result<(), StoreError> {
+        self.store.write(Batch::default().put(STOPPED, &true)).await
+    }
+
+    /// Whether the control before stopped its apps on purpose.
+    pub async fn was_stopped(&self) -> Result<bool, StoreError> {
+        Ok(self.store.get(STOPPED).await?.unwrap_or(false))
+    }
+
+    /// The apps were started anew: from now on whatever ends does so by itself.
+    pub async fn started(&self) -> Result<(), StoreError> {
+        self.store.write(Batch::default().delete(STOPPED)).await
     }
 
     /// Undoes a decision that the edge refused.

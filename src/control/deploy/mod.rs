@@ -2,14 +2,17 @@
 //!
 //! `desk` takes what is asked and lets one deployment a site run, the newest next; `pipeline` is the story of one,
 //! top to bottom; `gate` decides whether an app may have visitors; `supervise` keeps what serves alive; `reconcile`
-//! brings store and machine together when control begins; `history` is what has been.
+//! brings store and machine together when control begins; `look` makes good a hook that was lost; `tell` writes back to the forge; `history` is what
+//! has been.
 
 pub mod desk;
 mod gate;
 pub mod history;
+pub mod look;
 mod pipeline;
 mod reconcile;
 mod supervise;
+pub mod tell;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,8 +25,9 @@ use crate::control::observe::Observed;
 use crate::control::runtime::{Runtime, RuntimeError};
 use crate::control::source::{Source, SourceError};
 use crate::control::store::StoreError;
-use crate::model::deployment::Deployment;
-use crate::model::name::{Commit, Site};
+use crate::model::deployment::{Deployment, DeploymentId};
+use crate::model::name::{Commit, ProjectName, Site};
+use crate::model::project::Project;
 use crate::model::release::Release;
 
 use gate::GateError;
@@ -44,8 +48,12 @@ pub enum DeployError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Live(#[from] LiveError),
-    #[error("no project `{0}` is in conf, or it has no such branch")]
-    UnknownSite(Site),
+    #[error("no project `{0}` is in conf")]
+    UnknownProject(ProjectName),
+    #[error("project `{}` has no branch `{}`, only {known}", .site.project, .site.branch)]
+    UnknownBranch { site: Site, known: String },
+    #[error("there is no deployment {0}")]
+    UnknownDeployment(DeploymentId),
     #[error("`{0}` is routed to an upstream of its own: there is nothing to deploy")]
     NotOurs(Site),
     #[error("{0} has no release r{1}")]
@@ -123,6 +131,17 @@ impl Workshop {
 pub fn build_log(state_dir: &std::path::Path, site: &Site, number: u64) -> PathBuf {
     let dir = state_dir.join("logs").join(site.project.as_str()).join(site.branch.as_component());
     dir.join(format!("build-{number}.log"))
+}
+
+/// The project of a site that conf names.
+pub fn project_of<'c>(conf: &'c Conf, site: &Site) -> Result<&'c Project, DeployError> {
+    let unknown = || DeployError::UnknownProject(site.project.clone());
+    let project = conf.projects.get(&site.project).ok_or_else(unknown)?;
+    if project.branches.contains_key(&site.branch) {
+        return Ok(project);
+    }
+    let names: Vec<String> = project.branches.keys().map(|branch| format!("`{branch}`")).collect();
+    Err(DeployError::UnknownBranch { site: site.clone(), known: names.join(", ") })
 }
 
 /// The canonical host of a site, as far as it has one.

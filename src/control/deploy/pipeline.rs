@@ -17,7 +17,7 @@ use crate::control::runtime::{BuildLog, BuildOrder, Replica, Task};
 use crate::model::app::{AppSpec, AppWish};
 use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
 use crate::model::name::{Commit, Site};
-use crate::model::project::{Origin, Repository};
+use crate::model::project::{Ci, Origin, Repository};
 use crate::model::release::{Artifact, Release, prunable};
 
 /// What a repository may say of itself lies here.
@@ -81,6 +81,7 @@ impl Attempt {
         let wanted = self.deployment.commit.as_ref();
         let commit = self.workshop.source.fetch(&site.project, &repository, &site.branch, wanted).await?;
         self.refuse_older(&repository, &commit).await?;
+        let commit = self.newest_of(commit).await?;
         self.deployment.commit = Some(commit.clone());
         Ok(commit)
     }
@@ -90,13 +91,25 @@ impl Attempt {
         let (site, workshop) = (&self.deployment.id.site, &self.workshop);
         let Some(active) = workshop.history.active(site).await? else { return Ok(()) };
         let Some(serving) = workshop.history.release(site, active.release).await? else { return Ok(()) };
-        let is_hook = matches!(self.deployment.cause, Cause::Hook { .. });
+        let is_hook = matches!(self.deployment.cause, Cause::Hook { .. } | Cause::Reconcile);
         if !is_hook || serving.commit == *commit || !workshop.source.contains(site, &serving.commit, commit).await {
             return Ok(());
         }
         match workshop.source.head(&site.project, repository, &site.branch).await? == *commit {
             true => Ok(()),
             false => Err(DeployError::Older(commit.clone(), serving.commit)),
+        }
+    }
+
+    /// Plain pushes carry no number, and may come in any order: where nobody has to say that a commit is good, one of them
+    /// means the branch as it was just fetched.
+    async fn newest_of(&self, commit: Commit) -> Result<Commit, DeployError> {
+        let (site, conf) = (&self.deployment.id.site, self.workshop.conf());
+        let is_hook = matches!(self.deployment.cause, Cause::Hook { .. } | Cause::Reconcile);
+        let is_unjudged = conf.projects.get(&site.project).is_some_and(|project| project.ci == Ci::None);
+        match is_hook && is_unjudged {
+            true => Ok(self.workshop.source.tip(site).await?),
+            false => Ok(commit),
         }
     }
 
@@ -130,7 +143,8 @@ impl Attempt {
             None => AppWish::default(),
         };
         let conf = self.workshop.conf();
-        let project = conf.projects.get(&site.project).ok_or_else(|| DeployError::UnknownSite(site.clone()))?;
+        let unknown = || DeployError::UnknownProject(site.project.clone());
+        let project = conf.projects.get(&site.project).ok_or_else(unknown)?;
         Ok(project.app.clone().or(own).settle())
     }
 
@@ -272,7 +286,7 @@ impl Attempt {
         match conf.projects.get(&site.project).map(|project| &project.origin) {
             Some(Origin::Repository(repository)) => Ok(repository.clone()),
             Some(Origin::Upstream(_)) => Err(DeployError::NotOurs(site.clone())),
-            None => Err(DeployError::UnknownSite(site.clone())),
+            None => Err(DeployError::UnknownProject(site.project.clone())),
         }
     }
 
@@ -366,7 +380,10 @@ async fn prune(workshop: &Workshop, site: &Site) {
     };
     for release in prunable(releases, active.map(|active| active.release), keep) {
         match workshop.history.forget(&release).await {
-            Ok(()) => discard(workshop, &release.artifact).await,
+            Ok(()) => {
+                workshop.live.forget(release.upstream()).await;
+                discard(workshop, &release.artifact).await;
+            }
             Err(error) => tracing::warn!(%error, release = release.name(), %site, "could not be forgotten"),
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::history::{ActiveRecord, History};
 use super::pipeline::serving;
+use super::supervise::{Absence, Present};
 use super::{DeployError, Workshop, supervise};
 use crate::control::conf::Conf;
 use crate::control::live::Active;
@@ -28,8 +29,9 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 pub struct Found {
     /// What the edge shall be told first.
     pub running: BTreeMap<Site, Active>,
-    /// What shall be watched over; those that ended meanwhile are started again by that.
-    pub watched: Vec<(Release, ActiveRecord)>,
+    /// What shall be watched over; those that do not run are started by that.
+    watched: Vec<(Release, ActiveRecord)>,
+    present: Present,
     /// To be begun again, oldest first.
     pub unfinished: Vec<Deployment>,
     orphans: Vec<Replica>,
@@ -38,15 +40,17 @@ pub struct Found {
 /// Looks at store and machine, and settles what each deployment that was under way has become.
 pub async fn look_around(conf: &Conf, history: &History, runtime: &Runtime) -> Result<Found, DeployError> {
     let alive = runtime.running().await?;
-    let mut found =
-        Found { running: BTreeMap::new(), watched: Vec::new(), unfinished: Vec::new(), orphans: Vec::new() };
+    let otherwise = if history.was_stopped().await? { Absence::Stopped } else { Absence::Lost };
+    let present = Present { alive: alive.iter().map(|replica| replica.id.clone()).collect(), otherwise };
+    let (running, watched, unfinished, orphans) = Default::default();
+    let mut found = Found { running, watched, present, unfinished, orphans };
     let mut wanted = BTreeSet::new();
     for project in conf.projects.values() {
         for (site, _) in project.sites() {
             let Some((release, active)) = active_release(history, &site).await? else { continue };
             wanted.extend(active.replicas.iter().map(|placed| placed.replica.id.clone()));
             let mut answering = active.clone();
-            answering.replicas.retain(|placed| alive.iter().any(|replica| replica.id == placed.replica.id));
+            answering.replicas.retain(|placed| found.present.alive.contains(&placed.replica.id));
             found.running.insert(site, serving(&release, &answering));
             found.watched.push((release, active));
         }
@@ -86,10 +90,13 @@ impl Found {
     /// Once the edge holds what serves: supervision begins, and leftovers go.
     pub fn take_up(&mut self, workshop: &Arc<Workshop>) {
         for (release, active) in self.watched.drain(..) {
-            supervise::watch_over(workshop, &release, &active);
+            supervise::take_up(workshop, &release, &active, &self.present);
         }
         let (workshop, orphans) = (workshop.clone(), std::mem::take(&mut self.orphans));
         tokio::spawn(async move {
+            if let Err(error) = workshop.history.started().await {
+                tracing::warn!(%error, "it could not be stored that the apps are started");
+            }
             for orphan in orphans {
                 if let Err(error) = clear_away(&workshop, &orphan).await {
                     tracing::error!(%error, site = %orphan.site, "a leftover could not be cleared away");

@@ -4,6 +4,7 @@
 //! Called by the pipeline after a swap, and when control begins. The rule: a supervisor acts only while its replica is in
 //! the store as one that serves; after a swap it ends by itself.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 use super::history::{ActiveRecord, Placed};
 use super::pipeline::{health_host, serving, stop_replicas};
 use super::{DeployError, Workshop, gate};
-use crate::control::runtime::Replica;
+use crate::control::runtime::{Replica, ReplicaId};
 use crate::model::address::Address;
 use crate::model::name::Site;
 use crate::model::release::Release;
@@ -25,8 +26,39 @@ const WELL_FOR: Duration = Duration::from_secs(60);
 /// How long what is left of an ended or unready replica may take to go.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
+/// Why a replica that is to serve does not run when it begins to be watched over.
+#[derive(Debug, Clone, Copy)]
+pub enum Absence {
+    /// Prime stopped it, with everything else or because conf did not name its site.
+    Stopped,
+    /// It ended while no control was there.
+    Lost,
+}
+
+/// What runs, and why the rest does not.
+#[derive(Debug, Clone)]
+pub struct Present {
+    pub alive: BTreeSet<ReplicaId>,
+    pub otherwise: Absence,
+}
+
 /// Watches over every replica of a release that serves from now on.
 pub fn watch_over(workshop: &Arc<Workshop>, release: &Release, active: &ActiveRecord) {
+    watch(workshop, release, active, |_| None);
+}
+
+/// As `watch_over` for a release that served before; those of its replicas that do not run are started.
+pub fn take_up(workshop: &Arc<Workshop>, release: &Release, active: &ActiveRecord, present: &Present) {
+    let is_alive = |replica: &Replica| present.alive.contains(&replica.id);
+    watch(workshop, release, active, |replica| (!is_alive(replica)).then_some(present.otherwise));
+}
+
+fn watch(
+    workshop: &Arc<Workshop>,
+    release: &Release,
+    active: &ActiveRecord,
+    absence: impl Fn(&Replica) -> Option<Absence>,
+) {
     for (index, placed) in active.replicas.iter().enumerate() {
         let supervisor = Supervisor {
             workshop: workshop.clone(),
@@ -34,6 +66,7 @@ pub fn watch_over(workshop: &Arc<Workshop>, release: &Release, active: &ActiveRe
             placed: placed.clone(),
             index: u16::try_from(index).unwrap_or(u16::MAX),
             pause: Duration::ZERO,
+            absence: absence(&placed.replica),
         };
         let workshop = workshop.clone();
         tokio::spawn(async move { workshop.while_running(supervisor.run()).await });
@@ -62,18 +95,30 @@ struct Supervisor {
     placed: Placed,
     index: u16,
     pause: Duration,
+    absence: Option<Absence>,
 }
 
 impl Supervisor {
     async fn run(mut self) {
         loop {
             let since = Instant::now();
-            let how = self.over().await;
+            let how = match self.absence.take() {
+                Some(absence) => Err(absence),
+                None => Ok(self.over().await),
+            };
             if !self.is_wanted().await {
                 return;
             }
             let (site, release) = (&self.release.site, self.release.name());
-            tracing::warn!(%site, release, how, "the app serves no more; it is started again");
+            match how {
+                Ok(how) => tracing::warn!(%site, release, how, "the app serves no more; it is started again"),
+                Err(Absence::Lost) => {
+                    tracing::warn!(%site, release, "the app ended while Prime was away; it is started again")
+                }
+                Err(Absence::Stopped) => {
+                    tracing::info!(%site, release, "the app was stopped by Prime; it is started again")
+                }
+            }
             if since.elapsed() >= WELL_FOR {
                 self.pause = Duration::ZERO;
             }
@@ -203,10 +248,11 @@ pub async fn bring_back(workshop: &Arc<Workshop>, site: Site) {
     let Ok(Some(active)) = workshop.history.active(&site).await else { return };
     let Ok(Some(release)) = workshop.history.release(&site, active.release).await else { return };
     let alive = workshop.runtime.running().await.unwrap_or_default();
+    let present = Present { alive: alive.into_iter().map(|replica| replica.id).collect(), otherwise: Absence::Stopped };
     let mut answering = active.clone();
-    answering.replicas.retain(|placed| alive.iter().any(|replica| replica.id == placed.replica.id));
+    answering.replicas.retain(|placed| present.alive.contains(&placed.replica.id));
     if let Err(error) = workshop.live.activate(site.clone(), serving(&release, &answering)).await {
         tracing::error!(%site, %error, "a site that is back in conf could not be routed");
     }
-    watch_over(workshop, &release, &active);
+    take_up(workshop, &release, &active, &present);
 }

@@ -1,6 +1,6 @@
 //! `application/x-www-form-urlencoded`, read strictly: the bytes a signature covers are the bytes that are parsed.
 //!
-//! Called by `travis` and `github`. Nothing is repaired: a lone `%` or a second `payload` refuses the delivery, because a
+//! Called by `travis`, `github` and `gitea`. Nothing is repaired: a lone `%` or a second `payload` refuses the delivery, because a
 //! reader that guesses may verify one text and obey another.
 
 use super::Refusal;

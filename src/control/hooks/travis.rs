@@ -4,16 +4,19 @@
 //! the decoded payload. The same key signs for every repository on Travis, so a signature proves only who sent it.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use super::accept::{self, Claim};
-use super::{Delivery, FORM, JSON, Refusal, TRAVIS_BODY_MAX, Verdict, form, media_type, shown, single};
+use super::accept::{self, Said};
+use super::{Delivery, FORM, Heard, JSON, Refusal, TRAVIS_BODY_MAX, form, media_type, shown, single};
 use crate::model::name::ProjectName;
 use crate::model::project::{Ci, Project};
-use crate::model::push::Provider;
+use crate::model::push::{DELIVERIES_KEPT, Provider};
 
 /// A delivery taken apart as far as one may before it is believed.
 #[derive(Debug)]
@@ -40,27 +43,31 @@ impl Signed {
     }
 }
 
-/// Judges a payload whose signature held.
-pub fn judge(payload: &[u8], projects: &BTreeMap<ProjectName, Project>) -> Result<Verdict, Refusal> {
+/// Hears out a payload whose signature held. `now` is when it came.
+pub fn hear(payload: &[u8], now: SystemTime, projects: &BTreeMap<ProjectName, Project>) -> Result<Heard, Refusal> {
     let build: Build = serde_json::from_slice(payload).map_err(|error| Refusal::Malformed(error.to_string()))?;
     let slug = format!("{}/{}", build.repository.owner_name, build.repository.name);
     let projects = accept::hosted(projects, &slug);
     if projects.is_empty() {
-        return Err(Refusal::UnknownRepository(shown(&slug)));
+        return Err(Refusal::UnknownRepository { name: shown(&slug), id: build.repository.id });
     }
-    if let Some(reason) = build.is_nothing_to_deploy() {
-        return Ok(Verdict::Ignored(reason));
+    if let Some(reason) = build.is_nothing_to_deploy().or_else(|| build.is_too_old(now)) {
+        return Ok(Heard::Nothing(reason));
     }
-    let claim = Claim {
+    let said = Said {
         provider: Provider::Travis,
         ci: Ci::Travis,
         delivery: build.identity(),
+        repository: &slug,
         branch: build.branch.as_deref().unwrap_or_default(),
         commit: build.commit.as_deref().unwrap_or_default(),
         number: build.number.as_ref().and_then(Number::value),
         repository_id: build.repository.id,
     };
-    accept::judge(&claim, &projects)
+    if said.number.is_none() {
+        return Err(Refusal::malformed("the build has no number"));
+    }
+    said.of(&projects).map(Heard::Claim)
 }
 
 /// The fields that decide; the others are not looked at. A field given twice fails to parse.
@@ -92,13 +99,13 @@ struct Repository {
 /// Travis writes build numbers as text, and in its own fixtures as a number.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Number {
+pub enum Number {
     Integer(u64),
     Text(String),
 }
 
 impl Number {
-    fn value(&self) -> Option<u64> {
+    pub fn value(&self) -> Option<u64> {
         match self {
             Number::Integer(number) => Some(*number),
             Number::Text(text) => text.parse().ok(),
@@ -131,6 +138,16 @@ impl Build {
             Some("passed") => status.is_none_or(|status| status == 0),
             Some(_) => false,
             None => status == Some(0),
+        }
+    }
+
+    /// A build of so long ago may be one that was accepted, and forgotten since.
+    fn is_too_old(&self, now: SystemTime) -> Option<String> {
+        let finished = OffsetDateTime::parse(self.finished_at.as_deref().unwrap_or_default(), &Rfc3339).ok();
+        match finished.map(|at| now.duration_since(at.into()).is_ok_and(|age| age >= DELIVERIES_KEPT)) {
+            Some(false) => None,
+            Some(true) => Some("the build is too old to tell it from one that was accepted".to_owned()),
+            None => Some("the build does not say when it finished".to_owned()),
         }
     }
 

@@ -195,6 +195,11 @@ async fn fetch(url: &str) -> Result<(String, Key), KeyFault> {
     Ok((pem, key))
 }
 
+/// Whether a key of this URL is kept.
+pub fn is_stored(url: &str, state_dir: &Path) -> bool {
+    stored(url, state_dir).is_some()
+}
+
 /// The key stored for this URL, and when it was. The URL stands above the PEM, where the format allows any text.
 fn stored(url: &str, state_dir: &Path) -> Option<(Key, SystemTime)> {
     let path = path(state_dir);

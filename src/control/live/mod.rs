@@ -4,11 +4,15 @@
 //! whole new section; the asker hears when the edge has answered that it holds. When the edge dies, another is started
 //! with the same sockets and told everything again; askers go on waiting, because what they asked for still holds.
 
+mod drains;
 mod edge;
 mod plan;
+mod purge_keys;
 mod rights;
 mod sockets;
+mod view;
 mod waiting;
+mod whys;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,22 +23,26 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
-use crate::link::{Down, Generation, Purge, SiteTraffic, Unwell, Up};
+use crate::link::why::{Question, Verdict};
+use crate::link::{Down, Generation, Purge, Unwell, Up};
 use crate::model::address::Address;
 use crate::model::app::{HealthCheck, Protocol};
-use crate::model::host::{HostName, HostPattern};
-use crate::model::machine::Listeners;
+use crate::model::host::HostName;
 use crate::model::name::Site;
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Section, SectionKind};
 
+use drains::Drains;
 use edge::Edge;
 pub use edge::EdgeError;
 use plan::{certificates, routing, settings};
+use purge_keys::PurgeKeys;
 pub use rights::{Home, RightsError};
 pub use sockets::SocketError;
 use sockets::Sockets;
+pub use view::View;
 use waiting::{ANSWER, Reply, Waiting, overdue, without_time};
+use whys::Whys;
 
 /// Changes that may wait for the owner; an asker waits when there are more.
 const QUEUE: usize = 256;
@@ -51,6 +59,8 @@ pub enum LiveError {
     Refused(String),
     #[error(transparent)]
     Edge(#[from] EdgeError),
+    #[error("the edge that runs is older than this control, and does not know the question")]
+    Unknown,
     #[error("control is stopping")]
     Stopping,
 }
@@ -65,19 +75,6 @@ pub struct Active {
     pub drain: Duration,
     /// How it showed that it was ready; the edge goes on asking.
     pub health: HealthCheck,
-}
-
-/// What can be seen without asking the owner.
-#[derive(Debug, Clone, Default)]
-pub struct View {
-    pub edge_pid: u32,
-    pub edge_version: String,
-    pub edge_was_adopted: bool,
-    /// With the real ports.
-    pub listeners: Listeners,
-    /// Hosts whose certificate browsers trust.
-    pub trusted: Vec<HostPattern>,
-    pub traffic: Vec<SiteTraffic>,
 }
 
 /// A handle to the owner; clones are the same.
@@ -105,7 +102,9 @@ enum Command {
     Replace(Site, Active, Reply<()>),
     Deactivate(Site, Reply<Duration>),
     Drained(UpstreamId, oneshot::Sender<u64>),
-    Purge(Purge, Reply<u64>),
+    Purge(Purge, Reply<()>),
+    Why(Question, Reply<Verdict>),
+    Forget(UpstreamId),
     StopEdge(Duration, oneshot::Sender<()>),
 }
 
@@ -174,8 +173,20 @@ impl Live {
         timeout(within + DRAIN_GRACE, drained).await.ok().and_then(Result::ok).unwrap_or(0)
     }
 
-    pub async fn purge(&self, purge: Purge) -> Result<u64, LiveError> {
+    /// Returns when no request that starts later can see what is purged, or see it as fresh.
+    pub async fn purge(&self, purge: Purge) -> Result<(), LiveError> {
         self.ask(|reply| Command::Purge(purge, reply)).await
+    }
+
+    /// This release does not come back.
+    pub async fn forget(&self, release: UpstreamId) {
+        // A control that stops leaves the room to what is stored next.
+        let _ = self.commands.send(Command::Forget(release)).await;
+    }
+
+    /// What the edge would make of a request.
+    pub async fn why(&self, question: Question) -> Result<Verdict, LiveError> {
+        timeout(whys::ANSWER, self.ask(|reply| Command::Why(question, reply))).await.map_err(|_| LiveError::Unknown)?
     }
 
     /// Ends the edge, and with it the serving.
@@ -204,16 +215,16 @@ struct Owner {
     conf: Arc<Conf>,
     running: BTreeMap<Site, Active>,
     certificates: Vec<Certificate>,
+    purge_keys: PurgeKeys,
     generation: Generation,
     sockets: Sockets,
     edge: Edge,
     queue: mpsc::Receiver<Command>,
     waiting: Vec<Waiting>,
-    /// What drains now, as the edge said last. It says so before it says that the routes hold that began it.
-    draining: Vec<UpstreamId>,
-    /// Who awaits the end of one of them.
-    drains: HashMap<UpstreamId, Vec<oneshot::Sender<u64>>>,
-    purges: HashMap<u64, Reply<u64>>,
+    drains: Drains,
+    /// Those that the edge has not answered yet, by their tokens.
+    purges: HashMap<u64, (Purge, Reply<()>)>,
+    whys: Whys,
     show: watch::Sender<View>,
     show_unwell: watch::Sender<Vec<Unwell>>,
 }
@@ -234,20 +245,21 @@ impl Owner {
             }
             return Err(error.into());
         }
-        let generation = edge.generation;
-        let (waiting, drains, purges) = (Vec::new(), HashMap::new(), HashMap::new());
+        let (generation, purge_keys) = (edge.generation, PurgeKeys::read(&conf).await);
+        let (waiting, drains, purges, whys) = (Vec::new(), Drains::default(), HashMap::new(), Whys::default());
         Ok(Self {
             conf,
             running,
             certificates,
+            purge_keys,
             generation,
             sockets,
             edge,
             queue,
             waiting,
-            draining: Vec::new(),
             drains,
             purges,
+            whys,
             show,
             show_unwell,
         })
@@ -330,17 +342,22 @@ impl Owner {
                 self.running.remove(&site);
                 self.say(SectionKind::Routing, Some(reply)).await;
             }
-            Command::Drained(upstream, reply) if self.draining.contains(&upstream) => {
-                self.drains.entry(upstream).or_default().push(reply);
-            }
-            Command::Drained(_, reply) => drop(reply.send(0)),
-            Command::Purge(purge, reply) => {
+            Command::Drained(upstream, reply) => self.drains.ask(upstream, reply),
+            Command::Purge(purge, reply) => self.purge(purge, reply).await,
+            Command::Forget(upstream) => self.send(&Down::Forget { upstream }).await,
+            Command::Why(question, reply) => {
                 self.generation += 1;
-                self.purges.insert(self.generation, reply);
-                self.send(&Down::Purge { token: self.generation, purge }).await;
+                self.whys.ask(self.generation, reply);
+                self.send(&Down::Why { token: self.generation, question }).await;
             }
             Command::StopEdge(..) => {}
         }
+    }
+
+    async fn purge(&mut self, purge: Purge, reply: Reply<()>) {
+        self.generation += 1;
+        self.purges.insert(self.generation, (purge.clone(), reply));
+        self.send(&Down::Purge { token: self.generation, purge }).await;
     }
 
     /// New sockets are bound before anything else changes.
@@ -350,6 +367,7 @@ impl Owner {
             let _ = reply.send(Err(error.into()));
             return;
         }
+        self.purge_keys = PurgeKeys::read(&conf).await;
         let old = std::mem::replace(&mut self.conf, conf);
         if settings(&old) != settings(&self.conf) {
             self.say(SectionKind::Settings, None).await;
@@ -375,7 +393,8 @@ impl Owner {
             SectionKind::Settings => Section::Settings(settings(&self.conf)),
             SectionKind::Certificates => Section::Certificates(certificates(&self.certificates)),
             SectionKind::Routing => {
-                Section::Routing(routing(&self.conf, &self.running, &self.certificates, SystemTime::now()))
+                let now = SystemTime::now();
+                Section::Routing(routing(&self.conf, &self.running, &self.certificates, &self.purge_keys, now))
             }
             SectionKind::Listeners => return self.say_listeners().await,
         };
@@ -409,17 +428,14 @@ impl Owner {
     fn hear(&mut self, up: Up) {
         match up {
             Up::Applied { generation, kind, fault } => self.answer(generation, kind, fault),
-            Up::Draining { upstreams } => self.draining = upstreams,
-            Up::Drained { upstream, cut } => {
-                for reply in self.drains.remove(&upstream).unwrap_or_default() {
-                    let _ = reply.send(cut);
+            Up::Draining { upstreams } => self.drains.are(upstreams),
+            Up::Drained { upstream, cut } => self.drains.end(&upstream, cut),
+            Up::Purged { token } => {
+                if let Some((_, reply)) = self.purges.remove(&token) {
+                    let _ = reply.send(Ok(()));
                 }
             }
-            Up::Purged { token, removed } => {
-                if let Some(reply) = self.purges.remove(&token) {
-                    let _ = reply.send(Ok(removed));
-                }
-            }
+            Up::Why { token, verdict } => self.whys.answer(token, verdict),
             Up::Traffic { sites } => self.show.send_modify(|view| view.traffic = sites),
             Up::Unwell { replicas } => drop(self.show_unwell.send_replace(replicas)),
             Up::Hello { .. } | Up::Unknown => {}
@@ -446,8 +462,7 @@ impl Owner {
         self.generation = self.generation.max(self.edge.generation);
         if !self.edge.was_adopted {
             // An edge that began anew drains nothing.
-            self.drains.clear();
-            self.draining.clear();
+            self.drains = Drains::default();
         }
         let sockets = std::mem::take(&mut self.edge.sockets);
         self.sockets.adopt(&self.conf.machine.listeners, &self.edge.listeners, sockets);
@@ -460,21 +475,19 @@ impl Owner {
         if let Err(error) = self.sockets.bind(&self.conf.machine.listeners) {
             tracing::error!(%error, "a socket could not be bound again");
         }
-        // Whoever asked for a purge is served: an edge that began anew has an empty cache.
-        for (_, reply) in self.purges.drain() {
-            let _ = reply.send(Ok(0));
-        }
+        self.whys.give_up();
         self.say_everything().await;
+        for (_, (purge, reply)) in std::mem::take(&mut self.purges) {
+            match self.edge.was_adopted {
+                // It may be an older one, which left over this very purge.
+                true => drop(reply.send(Err(LiveError::Refused("the link broke before it had purged".to_owned())))),
+                false => self.purge(purge, reply).await,
+            }
+        }
     }
 
     fn show_edge(&self) {
-        self.show.send_modify(|view| {
-            view.edge_pid = self.edge.pid;
-            view.edge_version.clone_from(&self.edge.version);
-            view.edge_was_adopted = self.edge.was_adopted;
-            view.listeners = self.edge.listeners.clone();
-            view.trusted = plan::trusted(&self.certificates, SystemTime::now());
-        });
+        self.show.send_modify(|view| view.show(&self.edge, &self.certificates));
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::Active;
+use super::purge_keys::PurgeKeys;
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
 use crate::link::paths;
@@ -48,9 +49,10 @@ pub fn routing(
     conf: &Conf,
     running: &BTreeMap<Site, Active>,
     certificates: &[Certificate],
+    purge_keys: &PurgeKeys,
     now: SystemTime,
 ) -> Routing {
-    let mut plan = Plan { conf, trusted: trusted(certificates, now), routing: Routing::default() };
+    let mut plan = Plan { conf, trusted: trusted(certificates, now), purge_keys, routing: Routing::default() };
     plan.add_control();
     for project in conf.projects.values() {
         for (site, branch) in project.sites() {
@@ -64,6 +66,7 @@ struct Plan<'a> {
     conf: &'a Conf,
     /// Names whose certificate browsers trust.
     trusted: Vec<HostPattern>,
+    purge_keys: &'a PurgeKeys,
     routing: Routing,
 }
 
@@ -126,6 +129,7 @@ impl Plan<'_> {
                 cache: project.cache.clone(),
                 limits: project.limits,
                 compression: project.compression.clone(),
+                purge_key: self.purge_keys.of(&project.name),
             });
         }
     }
@@ -173,6 +177,7 @@ fn own_route(host: HostPattern, path: &str) -> Route {
         cache: CachePolicy { enabled: false, ..CachePolicy::default() },
         limits: SiteLimits::default(),
         compression: CompressionPolicy { enabled: false, ..CompressionPolicy::default() },
+        purge_key: None,
     }
 }
 
@@ -226,7 +231,7 @@ mod tests {
         fs::write(home.join("prime.toml"), "domain = \"test\"\n").unwrap();
         fs::write(projects.join("shop.toml"), project).unwrap();
         let conf = conf::load(home, None).unwrap().conf;
-        routing(&conf, &BTreeMap::new(), &[], SystemTime::UNIX_EPOCH)
+        routing(&conf, &BTreeMap::new(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH)
     }
 
     #[test]
@@ -253,7 +258,7 @@ mod tests {
         fs::write(projects.join("shop.toml"), SHOP).unwrap();
         let conf = conf::load(home.path(), None).unwrap().conf;
         assert!(!settings(&conf).access_log.enabled);
-        let routing = routing(&conf, &BTreeMap::new(), &[], SystemTime::UNIX_EPOCH);
+        let routing = routing(&conf, &BTreeMap::new(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH);
         let protocol = |id: &str| routing.upstreams.iter().find(|u| u.id.0 == id).map(|u| u.protocol);
         assert_eq!(protocol("shop/master@h2c:127.0.0.1:1"), Some(Protocol::H2c));
         assert_eq!(protocol("_control"), Some(Protocol::Http1));

@@ -160,6 +160,11 @@ impl Runtime {
         }
     }
 
+    /// Whether all replicas of a release write into one log.
+    pub fn has_one_log(&self) -> bool {
+        matches!(self, Self::Process(_))
+    }
+
     /// The last lines an app wrote, as it wrote them: a printer has to escape them.
     pub async fn tail(&self, replica: &Replica, lines: usize) -> Result<String, RuntimeError> {
         match self {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::SourceError;
 use super::step::{self, Output, Step, run, succeeded};
+use super::{Heads, SourceError};
 use crate::model::name::{BranchName, Commit, ProjectName};
 use crate::model::project::Repository;
 
@@ -166,6 +166,15 @@ impl Remote<'_> {
         commit_of(id.ok_or_else(missing)?.0.as_bytes(), "ls-remote")
     }
 
+    /// Which branches a project would have here.
+    pub async fn heads(&self) -> Result<Heads, SourceError> {
+        let mut arguments = words(&["ls-remote", "--quiet", "--symref", "--"]);
+        arguments.extend([location(self.repository), "HEAD".into()]);
+        arguments.extend([BranchName::master(), BranchName::dev()].map(|name| format!("refs/heads/{name}").into()));
+        let stdout = self.ask(step::command(&self.git.home, &arguments), "ls-remote", REMOTE_QUICK).await?;
+        heads(&String::from_utf8_lossy(&stdout)).ok_or_else(|| SourceError::NoHead(shown(self.repository)))
+    }
+
     /// Brings the branch with its history into the mirror; force-pushes are followed.
     pub async fn fetch(&self, branch: &BranchName) -> Result<(), SourceError> {
         let mut arguments =
@@ -201,6 +210,18 @@ impl Remote<'_> {
 /// A repository as messages name it: without the user and password a URL may carry.
 pub fn shown(repository: &Repository) -> String {
     without_credentials(&repository.location(), repository)
+}
+
+/// Reads lines `<commit>\t<ref>` and `ref: <ref>\tHEAD`, git-ls-remote(1).
+fn heads(listed: &str) -> Option<Heads> {
+    let lines = || listed.lines().filter_map(|line| line.split_once('\t'));
+    let has = |branch: &BranchName| lines().any(|(_, name)| name.strip_prefix("refs/heads/") == Some(branch.as_str()));
+    let head = || {
+        let target = lines().find_map(|(target, name)| target.strip_prefix("ref: ").filter(|_| name == "HEAD"));
+        target?.strip_prefix("refs/heads/")?.parse().ok()
+    };
+    let main = if has(&BranchName::master()) { BranchName::master() } else { head()? };
+    Some(Heads { main, has_dev: has(&BranchName::dev()) })
 }
 
 fn commit_of(stdout: &[u8], step: &'static str) -> Result<Commit, SourceError> {

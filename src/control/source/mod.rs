@@ -30,6 +30,8 @@ pub enum SourceError {
     Unreachable { repository: String, why: String },
     #[error("there is no branch {branch} in {repository}")]
     NoBranch { branch: BranchName, repository: String },
+    #[error("{0} has no branch master, and its HEAD names no other (hint: push a first commit to it)")]
+    NoHead(String),
     #[error(
         "commit {} is not on branch {branch} of {repository} (hint: it may have been force-pushed away; deploy the head)",
         .commit.short()
@@ -47,6 +49,14 @@ pub enum SourceError {
     Git { step: &'static str, why: String },
     #[error("cannot write the mirror {}: {error}", .path.display())]
     Mirror { path: PathBuf, error: io::Error },
+}
+
+/// What a repository has of the branches that a project has by default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heads {
+    /// `master`, or in its place the branch that the repository itself calls its first.
+    pub main: BranchName,
+    pub has_dev: bool,
 }
 
 /// All mirrors of one state directory.
@@ -71,6 +81,11 @@ impl Source {
         branch: &BranchName,
     ) -> Result<Commit, SourceError> {
         self.git(project).remote(repository)?.head(branch).await
+    }
+
+    /// Which branches a project of this repository would have, asked of the repository itself.
+    pub async fn heads(&self, project: &ProjectName, repository: &Repository) -> Result<Heads, SourceError> {
+        self.git(project).remote(repository)?.heads().await
     }
 
     /// Brings the branch into the mirror. Gives `commit` after it has been seen on that branch, or the branch's head
@@ -99,6 +114,11 @@ impl Source {
                 Err(error) => Err(error),
             },
         }
+    }
+
+    /// Where the branch stood at its last fetch.
+    pub async fn tip(&self, site: &Site) -> Result<Commit, SourceError> {
+        self.git(&site.project).tip(&site.branch).await
     }
 
     /// A file of a fetched commit, at most 1 MiB; `None` when there is no regular file of that name (a link is none).

@@ -72,6 +72,27 @@ async fn whole(mut archive: Archive) -> io::Result<Vec<u8>> {
 }
 
 #[tokio::test]
+async fn the_main_branch_is_master_or_the_one_that_head_names() {
+    let world = World::new();
+    let heads = async || world.source.heads(&shop(), &world.repository()).await;
+    let of = |main: &str, has_dev| Heads { main: main.parse().unwrap(), has_dev };
+    assert!(matches!(heads().await, Err(SourceError::NoHead(_))));
+    world.git(&["checkout", "-q", "-b", "main"]);
+    world.commit("a", "1");
+    // Their refs end as the usual ones do.
+    world.git(&["update-ref", "refs/x/refs/heads/master", "HEAD"]);
+    world.git(&["branch", "old/dev"]);
+    assert_eq!(heads().await.unwrap(), of("main", false));
+    world.git(&["checkout", "-q", "-b", "dev"]);
+    assert_eq!(heads().await.unwrap(), of("dev", true));
+    world.git(&["branch", "master"]);
+    assert_eq!(heads().await.unwrap(), of("master", true));
+    world.git(&["branch", "-D", "-q", "master"]);
+    world.git(&["checkout", "-q", "--detach"]);
+    assert!(matches!(heads().await, Err(SourceError::NoHead(_))));
+}
+
+#[tokio::test]
 async fn a_commit_is_fetched_only_from_its_own_branch() {
     let world = World::new();
     let first = world.commit("a", "1");

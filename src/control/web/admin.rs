@@ -14,20 +14,28 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::api::{
-    AccessQuery, DeployOrder, EdgeStatus, Ordered, PurgeOrder, Purged, Refusal, ReleaseLine, Reloaded, RollbackOrder,
-    SiteLine, Status,
+    AccessQuery, DeployOrder, EdgeStatus, LookOrder, Ordered, Refusal, ReleaseLine, Reloaded, RollbackOrder, Seen,
+    SiteLine, Status, Why,
 };
-use super::{Rates, access, follow, overview};
+use super::deliveries::Deliveries;
+use super::{Rates, access, follow, hooks, overview, why};
 use crate::control::certs::Certificate;
+use crate::control::conf;
 use crate::control::deploy::desk::Desk;
-use crate::control::deploy::{DeployError, Workshop};
+use crate::control::deploy::look::Looker;
+use crate::control::deploy::{DeployError, Workshop, project_of};
+use crate::control::forge::Forge;
 use crate::control::reload::Reload;
 use crate::control::runtime::{ByteStream, follow_file, tail_file};
-use crate::link::{Purge, paths};
+use crate::link::why::Question;
+use crate::link::{Purge, PurgeScope, paths};
 use crate::model::deployment::{Cause, DeploymentId};
-use crate::model::name::{BranchName, Site};
+use crate::model::host::HostName;
+use crate::model::name::Site;
+use crate::model::project::Project;
+use crate::report::{self, Fault};
 
-/// How far back a log is shown, in lines.
+/// How far back a log is shown, in lines, when nobody says how far.
 const LINES: usize = 1000;
 
 /// What the endpoints need; made once.
@@ -35,6 +43,9 @@ const LINES: usize = 1000;
 pub struct Office {
     pub workshop: Arc<Workshop>,
     pub desk: Desk,
+    pub looker: Looker,
+    pub forge: Option<Forge>,
+    pub deliveries: Deliveries,
     pub reload: Reload,
     pub rates: Rates,
     pub certificates: watch::Receiver<Vec<Certificate>>,
@@ -46,17 +57,20 @@ pub fn router(office: Arc<Office>) -> Router {
         .route("/v1/list", get(list))
         .route("/v1/releases", get(releases))
         .route("/v1/reload", post(reload))
+        .route("/v1/look", post(look))
         .route("/v1/deploy", post(deploy))
         .route("/v1/rollback", post(rollback))
         .route("/v1/follow", get(follow))
         .route("/v1/logs", get(logs))
         .route("/v1/access", get(access))
         .route("/v1/purge", post(purge))
+        .route("/v1/why", post(why))
+        .merge(hooks::router())
         .with_state(office)
 }
 
 /// A refused order as the command line reads it.
-struct Refused(StatusCode, Refusal);
+pub struct Refused(pub StatusCode, pub Refusal);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
@@ -67,7 +81,12 @@ impl IntoResponse for Refused {
 impl From<DeployError> for Refused {
     fn from(error: DeployError) -> Self {
         let (status, hint) = match &error {
-            DeployError::UnknownSite(_) => (StatusCode::NOT_FOUND, Some("`opri list` shows what is hosted")),
+            DeployError::UnknownProject(_) | DeployError::UnknownDeployment(_) => {
+                (StatusCode::NOT_FOUND, Some("`opri list` shows what is hosted"))
+            }
+            DeployError::UnknownBranch { .. } => {
+                (StatusCode::NOT_FOUND, Some("give <project>/<branch>; a project alone means its master"))
+            }
             DeployError::NoRelease(..) => {
                 (StatusCode::NOT_FOUND, Some("`opri releases` shows what can be brought back"))
             }
@@ -77,11 +96,11 @@ impl From<DeployError> for Refused {
             _ => (StatusCode::INTERNAL_SERVER_ERROR, None),
         };
         let hint = hint.map(str::to_owned);
-        Self(status, Refusal { error: crate::report::with_causes(&error), hint })
+        Self(status, Refusal { error: report::with_causes(&error), hint })
     }
 }
 
-type Answer<T> = Result<Json<T>, Refused>;
+pub type Answer<T> = Result<Json<T>, Refused>;
 
 async fn status(State(office): State<Arc<Office>>) -> Json<Status> {
     Json(status_of(&office).await)
@@ -107,6 +126,7 @@ pub async fn status_of(office: &Office) -> Status {
         projects: conf.projects.len(),
         sites_serving: serving,
         unwell: office.workshop.live.unwell(),
+        unjudged: office.looker.unjudged(),
         faults: office.reload.faults(),
     }
 }
@@ -119,12 +139,28 @@ async fn reload(State(office): State<Arc<Office>>) -> Json<Reloaded> {
     Json(office.reload.now().await)
 }
 
+/// What there is at a repository that is not hosted yet, seen as a deployment will see it.
+async fn look(State(office): State<Arc<Office>>, Json(order): Json<LookOrder>) -> Answer<Seen> {
+    let LookOrder { project, repository } = order;
+    let repository = conf::repository(office.reload.dir(), &repository).map_err(unfit)?;
+    let heads = office.workshop.source.heads(&project, &repository).await.map_err(DeployError::from)?;
+    let host = format!("{project}.{}", office.workshop.conf().machine.domain);
+    Ok(Json(Seen { main: heads.main, has_dev: heads.has_dev, host }))
+}
+
+fn unfit(faults: Vec<Fault>) -> Refused {
+    let fault = faults.into_iter().next();
+    let (error, hint) = fault.map_or_else(Default::default, |fault| (fault.message, fault.hint));
+    Refused(StatusCode::BAD_REQUEST, Refusal { error, hint })
+}
+
 async fn deploy(State(office): State<Arc<Office>>, Json(order): Json<DeployOrder>) -> Answer<Ordered> {
     let deployment = office.desk.order(order.site, Cause::Person, order.commit).await?;
     Ok(Json(Ordered { deployment }))
 }
 
 async fn rollback(State(office): State<Arc<Office>>, Json(order): Json<RollbackOrder>) -> Answer<Ordered> {
+    project_of(&office.workshop.conf(), &order.site)?;
     let release = match order.release {
         Some(release) => release,
         None => before_active(&office, &order.site).await?,
@@ -148,7 +184,7 @@ struct OfSite {
 }
 
 async fn releases(State(office): State<Arc<Office>>, Query(query): Query<OfSite>) -> Answer<Vec<ReleaseLine>> {
-    known(&office, &query.site)?;
+    project_of(&office.workshop.conf(), &query.site)?;
     let history = &office.workshop.history;
     let active = history.active(&query.site).await.map_err(DeployError::from)?.map(|active| active.release);
     let releases = history.releases(&query.site).await.map_err(DeployError::from)?;
@@ -161,19 +197,58 @@ async fn releases(State(office): State<Arc<Office>>, Query(query): Query<OfSite>
     Ok(Json(releases.into_iter().rev().map(line).collect()))
 }
 
-fn known(office: &Office, site: &Site) -> Result<(), DeployError> {
+/// Answers with what was purged. How many responses that were is not known: they are judged when they are asked for.
+async fn purge(State(office): State<Arc<Office>>, Json(purge): Json<Purge>) -> Answer<Purge> {
     let conf = office.workshop.conf();
-    let is_known = conf.projects.get(&site.project).is_some_and(|project| project.branches.contains_key(&site.branch));
-    if is_known { Ok(()) } else { Err(DeployError::UnknownSite(site.clone())) }
+    let project = match &purge.branch {
+        Some(branch) => project_of(&conf, &Site::new(purge.project.clone(), branch.clone()))?,
+        None => {
+            let unknown = || DeployError::UnknownProject(purge.project.clone());
+            conf.projects.get(&purge.project).ok_or_else(unknown)?
+        }
+    };
+    let scope = match purge.scope.clone() {
+        PurgeScope::Url(url) => {
+            is_hosted(project, &purge, &url)?;
+            PurgeScope::Url(project.cache.stored_url(&url))
+        }
+        scope => scope,
+    };
+    office.workshop.live.purge(Purge { scope, ..purge.clone() }).await.map_err(DeployError::from)?;
+    Ok(Json(purge))
 }
 
-async fn purge(State(office): State<Arc<Office>>, Json(order): Json<PurgeOrder>) -> Answer<Purged> {
-    if !office.workshop.conf().projects.contains_key(&order.project) {
-        return Err(DeployError::UnknownSite(Site::new(order.project, BranchName::master())).into());
+/// Refuses a URL by which nothing of what is to be purged can be stored.
+fn is_hosted(project: &Project, purge: &Purge, url: &str) -> Result<(), Refused> {
+    if url.starts_with('/') {
+        return Ok(());
     }
-    let purge = Purge { project: order.project, scope: order.scope };
-    let removed = office.workshop.live.purge(purge).await.map_err(DeployError::from)?;
-    Ok(Json(Purged { removed }))
+    let rest = url.split_once("://").map(|(_, rest)| rest).unwrap_or_default();
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let Ok(host) = HostName::from_authority(authority) else {
+        let hint = Some("give a path, or a whole URL with its host".to_owned());
+        return Err(Refused(StatusCode::BAD_REQUEST, Refusal { error: format!("`{url}` names no host"), hint }));
+    };
+    let mut branches =
+        project.branches.iter().filter(|(name, _)| purge.branch.as_ref().is_none_or(|branch| branch == *name));
+    match branches.any(|(_, branch)| branch.hosts.iter().any(|pattern| pattern.matches(&host))) {
+        true => Ok(()),
+        false => {
+            let branch = purge.branch.as_ref().map(|branch| format!("/{branch}")).unwrap_or_default();
+            let error = format!("{}{branch} has no host `{}`", project.name, host.as_str());
+            let hint = Some("`opri list` shows what is hosted".to_owned());
+            Err(Refused(StatusCode::NOT_FOUND, Refusal { error, hint }))
+        }
+    }
+}
+
+async fn why(State(office): State<Arc<Office>>, Json(question): Json<Question>) -> Answer<Why> {
+    let authority = question.authority.clone();
+    let unknown = || {
+        let hint = Some("`opri list` shows what is hosted, `opri check` what conf names".to_owned());
+        Refused(StatusCode::NOT_FOUND, Refusal { error: format!("no site has the host {authority}"), hint })
+    };
+    why::why(&office, question).await?.map(Json).ok_or_else(unknown)
 }
 
 #[derive(Deserialize)]
@@ -185,7 +260,7 @@ struct OfDeployment {
 async fn follow(State(office): State<Arc<Office>>, Query(query): Query<OfDeployment>) -> Result<Response, Refused> {
     let changes = office.workshop.progress.subscribe();
     let stored = office.workshop.history.deployment(&query.deployment).await.map_err(DeployError::from)?;
-    let now = stored.ok_or_else(|| DeployError::UnknownSite(query.deployment.site.clone()))?;
+    let now = stored.ok_or_else(|| DeployError::UnknownDeployment(query.deployment.clone()))?;
     Ok(follow::deployment(office, now, changes).into_response())
 }
 
@@ -196,11 +271,17 @@ struct OfLogs {
     build: bool,
     #[serde(default)]
     follow: bool,
+    #[serde(default = "usual_lines")]
+    lines: usize,
+}
+
+fn usual_lines() -> usize {
+    LINES
 }
 
 /// Plain text: the app's output, or the newest build's.
 async fn logs(State(office): State<Arc<Office>>, Query(query): Query<OfLogs>) -> Result<Response, Refused> {
-    known(&office, &query.site)?;
+    project_of(&office.workshop.conf(), &query.site)?;
     let stream = if query.build { build_log(&office, &query).await? } else { app_log(&office, &query).await? };
     Ok(axum::body::Body::from_stream(stream).into_response())
 }
@@ -209,22 +290,25 @@ async fn build_log(office: &Office, query: &OfLogs) -> Result<ByteStream, Refuse
     let newest = office.workshop.history.newest(&query.site).await.map_err(DeployError::from)?;
     let path = office.workshop.build_log(&newest.ok_or_else(|| nothing_yet(&query.site))?);
     if query.follow {
-        return Ok(follow_file(path, LINES));
+        return Ok(follow_file(path, query.lines));
     }
-    Ok(whole(tail_file(&path, LINES).map_err(DeployError::from)?))
+    Ok(whole(tail_file(&path, query.lines).map_err(DeployError::from)?))
 }
 
 async fn app_log(office: &Office, query: &OfLogs) -> Result<ByteStream, Refused> {
     let active = office.workshop.history.active(&query.site).await.map_err(DeployError::from)?;
-    let replicas = active.ok_or_else(|| nothing_yet(&query.site))?.replicas;
+    let mut replicas = active.ok_or_else(|| nothing_yet(&query.site))?.replicas;
     let runtime = &office.workshop.runtime;
+    if runtime.has_one_log() {
+        replicas.truncate(1);
+    }
     if query.follow {
-        let streams = replicas.iter().map(|placed| runtime.follow(&placed.replica, LINES));
+        let streams = replicas.iter().map(|placed| runtime.follow(&placed.replica, query.lines));
         return Ok(Box::pin(stream::select_all(streams)));
     }
     let mut text = String::new();
     for placed in &replicas {
-        text.push_str(&runtime.tail(&placed.replica, LINES).await.map_err(DeployError::from)?);
+        text.push_str(&runtime.tail(&placed.replica, query.lines).await.map_err(DeployError::from)?);
     }
     Ok(whole(text))
 }
@@ -232,7 +316,7 @@ async fn app_log(office: &Office, query: &OfLogs) -> Result<ByteStream, Refused>
 /// JSON lines of the access log: those that match, and then what is added.
 async fn access(State(office): State<Arc<Office>>, Query(query): Query<AccessQuery>) -> Result<Response, Refused> {
     if let Some(site) = &query.site {
-        known(&office, site)?;
+        project_of(&office.workshop.conf(), site)?;
     }
     let log = paths::access_log(&office.workshop.state_dir);
     if !office.workshop.conf().machine.access_log.enabled && !log.exists() {

@@ -1,6 +1,7 @@
 //! What the admin API and the command line say to each other: plain data, the same that `--json` prints.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -8,11 +9,13 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::link::{PurgeScope, Unwell};
+use crate::link::Unwell;
+use crate::link::why::{Question, Verdict};
 use crate::model::address::Address;
+use crate::model::certificate::Issuer;
 use crate::model::deployment::{Deployment, DeploymentId};
 use crate::model::machine::Listeners;
-use crate::model::name::{Commit, Site};
+use crate::model::name::{BranchName, Commit, ProjectName, Site};
 use crate::report::Fault;
 
 /// `opri status`.
@@ -31,6 +34,9 @@ pub struct Status {
     /// Replicas that do not answer their health check as they should.
     #[serde(default)]
     pub unwell: Vec<Unwell>,
+    /// Branches whose head is not what serves and cannot be judged, and why.
+    #[serde(default)]
+    pub unjudged: BTreeMap<Site, String>,
     /// What the last reload of conf found wrong.
     pub faults: Vec<Fault>,
 }
@@ -79,6 +85,24 @@ pub struct ReleaseLine {
     pub is_active: bool,
 }
 
+/// Asks for a repository before there is a project of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LookOrder {
+    pub project: ProjectName,
+    /// As it would stand in the project's file.
+    pub repository: String,
+}
+
+/// What a project of a repository would have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Seen {
+    /// `master`, or the branch that takes its place.
+    pub main: BranchName,
+    pub has_dev: bool,
+    /// Where `main` lives by default when it is master.
+    pub host: String,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeployOrder {
     pub site: Site,
@@ -106,15 +130,33 @@ pub enum Followed {
     Log(String),
 }
 
+/// What would come of a request, and by what it would.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PurgeOrder {
-    pub project: crate::model::name::ProjectName,
-    pub scope: PurgeScope,
+pub struct Why {
+    pub question: Question,
+    /// `None` where nothing of ours was deployed.
+    pub release: Option<ServingRelease>,
+    /// Replicas of the upstream that do not answer their health check as they should.
+    pub unwell: Vec<Address>,
+    /// The one for the host.
+    pub certificate: Option<HostCertificate>,
+    /// The edge's word.
+    pub verdict: Verdict,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Purged {
-    pub removed: u64,
+pub struct ServingRelease {
+    pub name: String,
+    pub commit: Commit,
+    #[serde(with = "crate::model::instant")]
+    pub since: SystemTime,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostCertificate {
+    pub issuer: Issuer,
+    #[serde(with = "crate::model::instant")]
+    pub ends: SystemTime,
 }
 
 /// What a reload did.

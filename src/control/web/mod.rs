@@ -5,10 +5,13 @@ mod access;
 pub mod admin;
 pub mod api;
 mod dashboard;
+pub mod deliveries;
 mod follow;
+pub mod hooks;
 mod overview;
 pub mod public;
 mod rates;
+mod why;
 
 use std::fs::{self, Permissions};
 use std::io;

@@ -4,7 +4,7 @@
 //! is stored before it is answered, and everything else is a plain 404.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -19,11 +19,11 @@ use tokio::time::{sleep, timeout};
 
 use super::admin::Office;
 use super::dashboard;
+use super::deliveries::{Delivered, Taken, take};
 use crate::control::certs::challenge::Challenges;
-use crate::control::deploy::desk::Accepted;
-use crate::control::hooks::{self, Delivery, Hooks, Verdict};
+use crate::control::deploy::desk::Via;
+use crate::control::hooks::{self, Delivery, Hooks, Judged, Verdict};
 use crate::model::host::HostName;
-use crate::model::push::{Provider, Push};
 
 /// What nearly every delivery is below, in bytes. More may come at once of those than of larger ones, so that strangers
 /// can make control hold 64 + 100 MB at the most.
@@ -98,60 +98,55 @@ fn refused(counter: &Counter, status: StatusCode, why: &'static str) -> Response
 }
 
 async fn judge(counter: &Counter, headers: &HeaderMap, body: &[u8]) -> Response {
-    let observed = &counter.office.workshop.observed;
-    let conf = counter.office.workshop.conf();
-    let provider = hooks::provider(headers).ok();
-    let delivery = Delivery { headers, body };
+    let office = &counter.office;
+    let conf = office.workshop.conf();
+    let at = SystemTime::now();
+    let delivery = Delivery { headers, body, at };
     let judging = counter.hooks.judge(&delivery, &conf.machine, &conf.projects);
-    let Ok(verdict) = timeout(PATIENCE, judging).await else {
-        observed.hook(provider, "stuck");
+    let Ok(judged) = timeout(PATIENCE, judging).await else {
+        office.workshop.observed.hook(hooks::provider(headers).ok(), "stuck");
         return (StatusCode::SERVICE_UNAVAILABLE, "the hook could not be judged in time\n").into_response();
     };
-    match verdict {
-        Verdict::Push(pushes) => accept(counter, provider, pushes).await,
-        Verdict::Ignored(why) => ignored(counter, provider, why),
-        Verdict::Refused(refusal) => {
-            observed.hook(provider, "refused");
-            tracing::warn!(?provider, %refusal, "a hook was refused");
-            // What is wrong with the machine is for its log, not for whoever asks.
-            let error = match refusal.status().is_server_error() {
-                true => "the signature cannot be checked now".to_owned(),
-                false => refusal.to_string(),
-            };
-            (refusal.status(), axum::Json(json!({ "error": error }))).into_response()
-        }
+    let taken = take(office, &judged, Via::Hook).await;
+    office.workshop.observed.hook(judged.provider, taken.outcome);
+    let Taken { outcome, deployments, reason, .. } = &taken;
+    match taken.status.as_u16() {
+        400.. => tracing::warn!(provider = ?judged.provider, reason, "a hook was {outcome}"),
+        _ => tracing::info!(provider = ?judged.provider, ?deployments, reason, "a hook was {outcome}"),
     }
+    office.deliveries.add(Delivered {
+        number: 0,
+        at,
+        provider: judged.provider,
+        event: hooks::event(headers),
+        bytes: body.len(),
+        status: taken.status.as_u16(),
+        deployments: deployments.clone(),
+        reason: reason.clone(),
+        claim: judged.claim.clone(),
+        replay_of: None,
+    });
+    answer(&judged, taken)
 }
 
-/// A repository may be hosted by several projects: the answer names the first deployment, and all of them.
-async fn accept(counter: &Counter, provider: Option<Provider>, pushes: Vec<Push>) -> Response {
-    let (mut deployments, mut reasons) = (Vec::new(), Vec::new());
-    for push in pushes {
-        match counter.office.desk.push(push).await {
-            Ok(Accepted::Deployment(id)) => deployments.push(id),
-            Ok(Accepted::Ignored(why)) => reasons.push(why),
-            Err(error) => {
-                counter.office.workshop.observed.hook(provider, "failed");
-                tracing::error!(%error, "a hook that held could not be taken");
-                let again = [("retry-after", "30")];
-                return (StatusCode::SERVICE_UNAVAILABLE, again, "the hook could not be stored\n").into_response();
-            }
+/// What the sender is told: the first deployment, and all where a repository is hosted by several projects.
+fn answer(judged: &Judged, taken: Taken) -> Response {
+    let Taken { status, deployments, reason, .. } = taken;
+    let body = match (deployments.first(), &judged.verdict) {
+        (Some(first), _) if deployments.len() == 1 => json!({ "deployment": first }),
+        (Some(first), _) => json!({ "deployment": first, "deployments": deployments }),
+        (None, _) if status == StatusCode::OK => json!({ "ignored": reason }),
+        // What is wrong with the machine is for its log, not for whoever asks; and so is which repositories it knows.
+        (None, Verdict::Refused(refusal)) if !status.is_server_error() => json!({ "error": refusal.to_string() }),
+        (None, Verdict::Push(_)) if status == StatusCode::NOT_FOUND => {
+            json!({ "error": "no project has this repository" })
         }
-    }
-    let Some(first) = deployments.first() else { return ignored(counter, provider, reasons.join("; ")) };
-    counter.office.workshop.observed.hook(provider, "accepted");
-    tracing::info!(?provider, deployment = %first, "a hook was accepted");
-    let answer = match deployments.len() {
-        1 => json!({ "deployment": first }),
-        _ => json!({ "deployment": first, "deployments": deployments }),
+        _ => json!({ "error": "the hook cannot be taken now" }),
     };
-    (StatusCode::ACCEPTED, axum::Json(answer)).into_response()
-}
-
-fn ignored(counter: &Counter, provider: Option<Provider>, why: String) -> Response {
-    counter.office.workshop.observed.hook(provider, "ignored");
-    tracing::info!(?provider, why, "a hook was ignored");
-    axum::Json(json!({ "ignored": why })).into_response()
+    match status.is_server_error() {
+        true => (status, [("retry-after", "30")], axum::Json(body)).into_response(),
+        false => (status, axum::Json(body)).into_response(),
+    }
 }
 
 async fn challenge(State(counter): State<Arc<Counter>>, Path(token): Path<String>) -> Response {

@@ -206,6 +206,7 @@ mod tests {
     }
 
     fn note(log: &AccessLog, worker: usize, number: usize) {
+        let id = number.to_string();
         let call = Call {
             site: None,
             client: [127, 0, 0, 1].into(),
@@ -214,7 +215,7 @@ mod tests {
             host: "shop.test",
             target: "/",
             protocol: "HTTP/1.1",
-            id: &number.to_string(),
+            id: id.as_bytes(),
             user_agent: None,
             referer: None,
         };

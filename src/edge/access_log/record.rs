@@ -37,7 +37,7 @@ pub struct Call<'a> {
     pub target: &'a str,
     /// `HTTP/1.1`.
     pub protocol: &'static str,
-    pub id: &'a str,
+    pub id: &'a [u8],
     pub user_agent: Option<&'a [u8]>,
     pub referer: Option<&'a [u8]>,
 }
@@ -84,7 +84,7 @@ impl Call<'_> {
             "HTTP/1.0" => line.put(b"\",\"protocol\":\"HTTP/1.0\",\"id\":\""),
             _ => line.put(b"\",\"protocol\":\"HTTP/1.1\",\"id\":\""),
         }
-        line.text(self.id.as_bytes(), ID_MAX);
+        line.text(self.id, ID_MAX);
         line.put(b"\"");
         if let Some(user_agent) = self.user_agent {
             line.field(b",\"user_agent\":\"", user_agent, FIELD_MAX);
@@ -150,7 +150,7 @@ mod tests {
             host: "shop.test",
             target: "/a?b=c",
             protocol: "HTTP/1.1",
-            id: "1",
+            id: b"1",
             user_agent: None,
             referer: None,
         }
@@ -246,7 +246,7 @@ mod tests {
                 method: &texts[1],
                 host: &texts[2],
                 target: &texts[0],
-                id: &texts[3],
+                id: texts[3].as_bytes(),
                 user_agent: Some(&user_agent),
                 referer: Some(&referer),
                 ..call()

@@ -16,7 +16,7 @@ pub struct Filling {
 }
 
 impl Filling {
-    /// For a cache of so many bytes.
+    /// For a cache of so many bytes of memory.
     pub fn new(bytes: u64) -> Arc<Self> {
         Arc::new(Self { most: AtomicU64::new(bytes / SHARE), held: AtomicU64::new(0) })
     }
@@ -44,6 +44,13 @@ impl Held {
         self.filling.held.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.filling.most.load(Ordering::Relaxed)
     }
 
+    /// Gives some of it back, as much as there is.
+    pub fn shrink(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.filling.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     pub fn give_back(&mut self) {
         self.filling.held.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
     }
@@ -67,6 +74,8 @@ mod tests {
         assert!(!second.grow(1));
         second.give_back();
         assert!(first.grow(40));
+        first.shrink(50);
+        assert!(first.grow(50));
         drop(first);
         assert!(second.grow(100));
         filling.resize(800);

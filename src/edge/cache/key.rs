@@ -18,10 +18,35 @@ impl Key {
         Self(parts.join("\0").into_boxed_str())
     }
 
+    /// Of another URL of the same site and release.
+    pub fn beside(&self, scheme: &str, authority: &str, target: &str) -> Self {
+        let [project, upstream, ..] = self.parts();
+        Self([project, upstream, scheme, authority, target].join("\0").into_boxed_str())
+    }
+
+    /// Of the same URL under another release.
+    pub fn under(&self, upstream: &UpstreamId) -> Self {
+        let [project, _, scheme, authority, target] = self.parts();
+        Self([project, &upstream.0, scheme, authority, target].join("\0").into_boxed_str())
+    }
+
+    pub fn project(&self) -> &str {
+        self.parts()[0]
+    }
+
+    /// The name of its site, as `UpstreamId` has it.
+    pub fn site(&self) -> &str {
+        self.parts()[1].split(['#', '@']).next().unwrap_or_default()
+    }
+
     /// Project, upstream, scheme, authority and target.
     pub fn parts(&self) -> [&str; 5] {
         let mut parts = self.0.splitn(5, '\0');
         std::array::from_fn(|_| parts.next().unwrap_or_default())
+    }
+
+    pub fn text(&self) -> &str {
+        &self.0
     }
 
     /// Bytes it takes.

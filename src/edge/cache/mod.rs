@@ -1,316 +1,400 @@
 //! The cache: one for every way to an app.
 //!
-//! `answer` looks, `gateway` fills, `control_link` purges. What may be stored is decided in `policy`, where it is found
-//! in `key`. The rule: a response is stored when its body has come whole, never before.
+//! `answer` looks, `fetch` and `gateway` fill, `control_link` and `purging` purge. What a request allows is judged by
+//! `wish`, what may be stored by `policy`; where it is found says `key`, for whom `vary`; who asks the app for all, `flights`;
+//! what has become of it since, `purges`. The rule: what is shown was judged for whoever asks.
 
+pub mod body;
 pub mod condition;
+mod control;
+mod disk;
+mod explain;
+mod fill;
 mod filling;
+mod flight;
+mod flights;
+mod freshness;
 mod key;
 mod memory;
-pub mod policy;
+pub mod parts;
+mod policy;
+mod purges;
+mod range;
+mod reason;
+mod refresh;
+mod releases;
+mod seen;
+mod shares;
+mod status;
 pub mod stored;
+pub mod tags;
+mod tiers;
+mod vary;
+mod wish;
+mod write;
 
 use std::cell::LazyCell;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::Method;
 
-use crate::link::{Purge, PurgeScope};
-use crate::model::cache::CacheVerdict;
-use crate::model::host::HostName;
+use crate::link::Purge;
 use crate::model::route::UpstreamId;
 
-use super::compress::{Coding, Negotiation};
-use super::field::{Fields, Kind};
-use super::headers::Sink;
+use super::compress::Negotiation;
 use super::request::Asked;
 use super::routing::Entry;
-use condition::{Shape, shape};
-use filling::{Filling, Held};
+use super::shared::Shared;
+use condition::Shape;
+use disk::Event;
+pub use disk::{Away, Reading};
+pub use explain::explain;
+pub use fill::Fill;
+use filling::Filling;
+pub use flight::{Coming, End, Next, Reader, Waiter};
+pub use flights::Along;
+use flights::{Flights, Judge, Lead, Seat};
 use key::Key;
-use memory::{Epoch, Memory};
-use policy::{Vary, Wish};
-use stored::{Head, Stored, Variant};
+use memory::Epoch;
+use policy::Terms;
+use purges::Purges;
+use reason::Reason;
+pub use refresh::{Stale, is_for_less};
+use releases::Releases;
+use seen::Seen;
+pub use status::{CacheStatus, Said};
+use stored::Stored;
+use tiers::Tiers;
+use wish::Wish;
 
-/// What is said to the client in `Cache-Status` (RFC 9211), and counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheStatus {
-    Hit {
-        ttl: Duration,
-    },
-    /// Asked for at the app, for this reason.
-    Forward {
-        reason: &'static str,
-        is_stored: bool,
-    },
-}
+/// Before a sweep: whoever purged has his answer by then, and who purges one thing after the other has it swept once.
+const SWEEP_DELAY: Duration = Duration::from_millis(100);
+/// A pause after a sweep, in times of what the sweep took.
+const SWEEP_PAUSE: u32 = 20;
 
-impl CacheStatus {
-    /// The name it is counted under.
-    pub fn name(self) -> &'static str {
-        match self {
-            CacheStatus::Hit { .. } => "hit",
-            CacheStatus::Forward { reason, .. } => reason,
-        }
-    }
-
-    /// Writes the field.
-    pub fn put(self, to: &mut impl Sink) {
-        match self {
-            CacheStatus::Hit { ttl } => {
-                to.put("Cache-Status", &[b"opri; hit; ttl=", itoa::Buffer::new().format(ttl.as_secs()).as_bytes()]);
-            }
-            CacheStatus::Forward { reason, is_stored } => {
-                let stored: &[u8] = if is_stored { b"; stored" } else { b"" };
-                to.put("Cache-Status", &[b"opri; fwd=", reason.as_bytes(), stored]);
-            }
-        }
-    }
-}
+/// The memory, in bytes, by which responses on their way are bounded at the least when there is a disk for them.
+const FILLING: u64 = 64 << 20;
 
 /// A stored response that answers a request.
 #[derive(Debug)]
 pub struct Hit {
     pub stored: Arc<Stored>,
-    pub ttl: Duration,
+    status: CacheStatus,
+    /// Whether neither a condition nor a range asks for less than the whole.
+    is_for_whole: bool,
 }
 
 impl Hit {
+    fn fresh(stored: &Arc<Stored>, ttl: i64, wish: &Wish) -> Self {
+        let status = CacheStatus::Hit { ttl, is_spare: false };
+        Self { stored: stored.clone(), status, is_for_whole: wish.is_for_whole }
+    }
+
     pub fn status(&self) -> CacheStatus {
-        CacheStatus::Hit { ttl: self.ttl }
+        self.status
     }
 
     /// Whether all of it answers the request: no condition and no range says otherwise.
     pub fn is_whole_for(&self, asked: &Asked<'_>) -> bool {
-        let (stored, length) = (&self.stored, self.stored.body.len());
-        shape(&asked.method, asked.fields, stored.status, &stored.headers, length) == Shape::Whole
+        self.is_for_whole || self.stored.shape(&asked.method, asked.fields) == Some(Shape::Whole)
     }
 }
 
 #[derive(Debug)]
 pub enum Look {
     Hit(Hit),
-    Miss(CacheStatus, Option<Box<Fill>>),
+    /// Stale, and good enough as long as somebody fetches a newer one, which is this request's to see to.
+    Meanwhile(Hit, Miss),
+    Miss(Miss),
+    /// What lies on disk may be an answer: to be looked at again when it has been fetched.
+    Away(Away),
+    /// What is on its way may be an answer: to be looked at again when more is known of it.
+    Wait(Waiter, CacheStatus),
+    /// What is on its way is one.
+    Along(Along, CacheStatus),
+    /// Nothing stored answers, and the client wants nothing else.
+    Unavailable,
+}
+
+/// A request that the app must be asked for.
+#[derive(Debug)]
+pub struct Miss {
+    pub status: CacheStatus,
+    /// Present when the cache has to do with the answer.
+    pub fill: Option<Box<Fill>>,
+    /// What is stored and does not answer it by itself.
+    pub stale: Option<Box<Stale>>,
+    /// The target by which it is asked, in place of the one that was sent.
+    pub target: Option<Box<str>>,
+    /// Whether it is to be asked for the whole though the request is for less, behind an answer that is shown meanwhile.
+    pub is_of_whole: bool,
+}
+
+impl Miss {
+    fn of(reason: Reason, fill: Option<Fill>) -> Look {
+        let status = CacheStatus::forward(reason);
+        Look::Miss(Self { status, fill: fill.map(Box::new), stale: None, target: None, is_of_whole: false })
+    }
 }
 
 #[derive(Debug)]
-pub struct Cache(Memory, Arc<Filling>);
+pub struct Cache {
+    tiers: Arc<Tiers>,
+    held: Arc<Filling>,
+    flights: Arc<Flights>,
+    purges: Arc<Purges>,
+    releases: Releases,
+    /// Whether there have been routes since the process began.
+    has_begun: AtomicBool,
+}
 
 impl Cache {
     /// A cache of at most so many bytes.
     pub fn new(bytes: u64) -> Self {
-        Self(Memory::new(bytes), Filling::new(bytes))
+        let (purges, held) = (Arc::new(Purges::new()), Filling::new(bytes));
+        let (tiers, releases) = (Arc::new(Tiers::new(bytes, purges.clone())), Releases::default());
+        let has_begun = AtomicBool::new(false);
+        Self { tiers, held, flights: Flights::new(), purges, releases, has_begun }
     }
 
     pub fn resize(&self, bytes: u64) {
-        self.0.resize(bytes);
-        self.1.resize(bytes);
+        self.tiers.memory.resize(bytes);
+        self.make_room();
     }
 
+    /// In memory.
     pub fn bytes(&self) -> u64 {
-        self.0.bytes()
+        self.tiers.memory.bytes()
     }
 
-    /// Makes responses unreachable for every request that starts later; how many were removed.
-    pub fn purge(&self, purge: &Purge) -> u64 {
-        self.0.purge(|key| {
-            let [project, _, _, authority, target] = key.parts();
-            let host = HostName::from_authority(authority).map(String::from).unwrap_or_default();
-            project == purge.project.as_str() && is_in_scope(&purge.scope, &host, target)
-        })
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.tiers.bytes_on_disk()
     }
 
-    /// Gives back the room of an upstream that is not routed any more.
-    pub fn forget(&self, upstream: &UpstreamId) {
-        self.0.purge(|key| key.parts()[1] == upstream.0);
+    /// Has at most so many bytes lie in a directory, which is the edge's own; 0 for none. Takes its time.
+    pub fn keep_on_disk(&self, dir: &Path, bytes: u64) {
+        self.tiers.keep_on_disk(dir, bytes);
+        self.make_room();
+    }
+
+    /// What is to lie on disk is collected in memory first, however little of that there is.
+    fn make_room(&self) {
+        let least = if self.tiers.has_disk() { FILLING } else { 0 };
+        self.held.resize(self.tiers.memory.capacity().max(least));
+    }
+
+    /// Leaves on disk what lies there. Takes its time.
+    pub fn close(&self) {
+        self.tiers.close();
+    }
+
+    /// Makes responses unreachable, or stale, for every request that starts later.
+    pub fn purge(&self, purge: &Purge) {
+        self.tiers.tell(&Event::Purge(purge.clone()));
+    }
+
+    /// From now on these releases are routed. What is stored of one may be there from an earlier time: from before a restart
+    /// when it was routed all along, for else what has become untrue of it meanwhile was not noticed.
+    pub fn begin<'r>(&self, releases: impl Iterator<Item = &'r UpstreamId>) {
+        let is_first = !self.has_begun.swap(true, Ordering::AcqRel);
+        for release in releases {
+            if !is_first && !self.releases.has(release) {
+                self.tiers.tell(&Event::Release(release.clone()));
+            }
+            if let Some(oldest) = self.releases.note(release) {
+                self.forget(&oldest);
+            }
+        }
+    }
+
+    /// This release does not come back.
+    pub fn forget(&self, release: &UpstreamId) {
+        self.releases.forget(release);
+        self.tiers.tell(&Event::Release(release.clone()));
+    }
+
+    /// Removes a URL, under every release of its site.
+    fn remove(&self, key: &Key) {
+        self.releases.all(key).iter().for_each(|key| self.tiers.remove(key));
     }
 }
 
-/// Looks for a stored response, or says what is to become of the one that the app will give.
-pub fn look(cache: &Cache, entry: &Entry, upstream: &UpstreamId, asked: &Asked<'_>) -> Look {
-    let forward = |reason| CacheStatus::Forward { reason, is_stored: false };
-    let Some(site) = entry.site.as_ref().filter(|_| entry.cache.enabled) else {
-        return Look::Miss(forward("bypass"), None);
-    };
-    let rule = entry.cache.rule(asked.path());
-    let key = || Key::new(site, upstream, asked);
-    let fill = |key: Key| Box::new(Fill::new(cache, entry, key, encoding(asked.fields), rule.cloned()));
-    match policy::wish(&asked.method, asked.fields, rule) {
-        Wish::Bypass("method") => {
+/// Gives back the room of what was purged, a moment after each purge. Never ends.
+pub async fn sweep(shared: Arc<Shared>) {
+    loop {
+        shared.cache.purges.happened.notified().await;
+        tokio::time::sleep(SWEEP_DELAY).await;
+        let (began, swept) = (Instant::now(), shared.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || swept.cache.tiers.memory.sweep()).await {
+            tracing::error!(%error, "a sweep of the cache broke off");
+        }
+        // Whoever purges without end makes it no more than a small part of the machine's work.
+        tokio::time::sleep(began.elapsed() * SWEEP_PAUSE).await;
+    }
+}
+
+/// Looks for a stored response, or says what is to become of the one that the app will give. `is_apart` when this request has
+/// waited for one and was refused; `reading` says whether the disk may be waited for.
+pub fn look(
+    cache: &Cache,
+    (entry, upstream): (&Entry, &UpstreamId),
+    asked: &Asked<'_>,
+    is_apart: bool,
+    reading: Reading,
+) -> Look {
+    let Some(seen) = Seen::of(entry, asked) else { return Miss::of(Reason::Off, None) };
+    let wish = match seen.wish {
+        Ok(wish) => wish,
+        Err(reason) => {
             // Kept so that a successful write can make the stored page unreachable.
-            Look::Miss(forward("method"), (!asked.method.is_safe()).then(|| Box::new(fill(key()).invalidating())))
+            let is_write = !asked.method.is_safe();
+            return Miss::of(reason, is_write.then(|| Fill::invalidating(seen.key(upstream, asked), &entry.cache)));
         }
-        Wish::Bypass(reason) => Look::Miss(forward(reason), None),
-        Wish::Fresh { may_store } => Look::Miss(forward("request"), may_store.then(|| fill(key()))),
-        Wish::Stored { max_age, may_store } => {
-            let key = key();
-            let stored = cache.0.find(&key, is_right(entry, asked));
-            let reason = match stored.map(|stored| (stored.time_left(asked.at), stored)) {
-                Some((Some(ttl), stored)) if stored.age(asked.at) <= max_age => return Look::Hit(Hit { stored, ttl }),
-                Some((Some(_), _)) => "request",
-                Some((None, _)) => "stale",
-                None => "miss",
-            };
-            Look::Miss(forward(reason), may_store.then(|| fill(key)))
-        }
-    }
+    };
+    let key = seen.key(upstream, asked);
+    let found = match cache.tiers.find(&key, seen.is_right(asked), reading) {
+        Ok(found) => found,
+        Err(away) => return Look::Away(away),
+    };
+    let has_others = || cache.tiers.has_any(&key, reading);
+    let reason = match seen.judge(&wish, found.as_ref(), has_others, asked) {
+        Ok((stored, ttl)) => return Look::Hit(Hit::fresh(stored, ttl, &wish)),
+        Err(reason) => reason,
+    };
+    // What is not for this visitor is as good as not there, and a part is of use only where it is all that is asked for.
+    let found = found.filter(|stored| !reason.is_of_visitor() && !stored.is_part());
+    let (terms, status) = (seen.terms(wish), CacheStatus::forward(reason));
+    Forwarding { cache, entry, seen, asked, key, terms, found, status }.look(is_apart)
 }
 
-/// Judges variants; of the request only what a variant depends on is looked at.
-fn is_right(entry: &Entry, asked: &Asked<'_>) -> impl Fn(&Variant) -> bool {
-    let coding = LazyCell::new(|| Negotiation::of(&entry.compression, asked).coding());
-    let accepted = LazyCell::new(|| encoding(asked.fields));
-    move |variant| match variant {
-        Variant::All => true,
-        Variant::Coding(own) => *own == *coding,
-        Variant::AcceptEncoding(own) => *own == *accepted,
+/// The key of a request as answers show it, where conf asks for it: the URL, and the cookies that are part of it.
+pub fn shown_key(entry: &Entry, asked: &Asked<'_>) -> Option<Box<str>> {
+    if !entry.cache.shows_key {
+        return None;
     }
+    Some(status::quoted(&Seen::of(entry, asked)?.text(asked)))
 }
 
-/// A response on its way into the cache.
-#[derive(Debug)]
-pub struct Fill {
+/// A request that nothing stored answers as it is.
+struct Forwarding<'l> {
+    cache: &'l Cache,
+    entry: &'l Entry,
+    seen: Seen<'l>,
+    asked: &'l Asked<'l>,
     key: Key,
-    encoding: String,
-    rule: Option<CacheVerdict>,
-    object_max: u64,
-    asked: Epoch,
-    invalidates: bool,
-    /// The coding that the edge gives it, or none, where that depends on the request.
-    negotiated: Option<Option<Coding>>,
-    head: Option<(Head, Option<u64>)>,
-    body: BytesMut,
-    held: Held,
+    terms: Terms,
+    /// What is stored all the same.
+    found: Option<Arc<Stored>>,
+    status: CacheStatus,
 }
 
-impl Fill {
-    fn new(cache: &Cache, entry: &Entry, key: Key, encoding: String, rule: Option<CacheVerdict>) -> Self {
-        let (object_max, asked) = (entry.cache.object_max, cache.0.epoch(&key));
-        Self {
-            key,
-            encoding,
-            rule,
-            object_max,
-            asked,
-            invalidates: false,
-            negotiated: None,
-            head: None,
-            body: BytesMut::new(),
-            held: Held::new(&cache.1),
+impl Forwarding<'_> {
+    fn look(self, is_apart: bool) -> Look {
+        let meanwhile = self.meanwhile();
+        if self.terms.wish.only_if_cached {
+            return meanwhile.map_or(Look::Unavailable, Look::Hit);
         }
-    }
-
-    fn invalidating(self) -> Self {
-        Self { invalidates: true, ..self }
-    }
-
-    /// To be said before `begin`: the response that will come is in this coding of ours, or in none, and others are not.
-    pub fn negotiated(&mut self, coding: Option<Coding>) {
-        self.negotiated = Some(coding);
-    }
-
-    /// Judges the head of the response; whether it is going to be stored. `machine_max` bounds it as well, in bytes.
-    pub fn begin(&mut self, cache: &Cache, status: StatusCode, fields: Fields<'_>, machine_max: u64) -> bool {
-        if self.invalidates {
-            // RFC 9111 section 4.4: after a write that did not fail, what was stored is not what is there.
-            if status.is_success() || status.is_redirection() {
-                cache.0.remove(&self.key);
+        let epoch = self.cache.tiers.memory.epoch(&self.key);
+        if is_apart {
+            return Look::Miss(self.miss(epoch, None));
+        }
+        if !self.may_be_for_many() {
+            return match meanwhile {
+                Some(hit) => self.behind(epoch, hit),
+                None => Look::Miss(self.miss(epoch, None)),
+            };
+        }
+        match (self.board(epoch), meanwhile) {
+            (Seat::Wait(_), Some(hit)) => Look::Hit(hit),
+            (Seat::Wait(waiter), None) => Look::Wait(waiter, self.status),
+            (Seat::Along(along), _) => Look::Along(along, self.status),
+            (Seat::Apart, _) => Look::Miss(self.miss(epoch, None)),
+            (Seat::Lead(lead), meanwhile) => {
+                // It may have come between the first look and now.
+                let found = self.cache.tiers.memory.find(&self.key, self.seen.is_right(self.asked));
+                let wish = &self.terms.wish;
+                let answers = |stored: &Arc<Stored>| stored.answers(wish, self.asked.at).ok();
+                if let Some(stored) = found.filter(|stored| !stored.is_part())
+                    && let Some(ttl) = answers(&stored)
+                {
+                    return Look::Hit(Hit::fresh(&stored, ttl, wish));
+                }
+                let miss = self.miss(epoch, Some(lead));
+                match meanwhile {
+                    Some(hit) => Look::Meanwhile(hit, miss),
+                    None => Look::Miss(miss),
+                }
             }
-            return false;
         }
-        self.object_max = self.object_max.min(machine_max);
-        let length = fields.text("content-length").and_then(|length| length.parse::<u64>().ok());
-        let freshness = policy::freshness(status, fields, self.rule.as_ref(), SystemTime::now());
-        let Some(freshness) = freshness.filter(|_| length.unwrap_or(0) <= self.object_max) else { return false };
-        let variant = match (self.negotiated, policy::vary(fields)) {
-            (Some(coding), _) => Variant::Coding(coding),
-            (None, Vary::AcceptEncoding) => Variant::AcceptEncoding(std::mem::take(&mut self.encoding)),
-            (None, _) => Variant::All,
+    }
+
+    /// What is stored, where it does until a newer one has been fetched.
+    fn meanwhile(&self) -> Option<Hit> {
+        let (wish, now) = (&self.terms.wish, self.asked.at);
+        let stored = self.found.as_ref().filter(|stored| stored.answers_meanwhile(wish, now))?;
+        let status = CacheStatus::Hit { ttl: stored.ttl(now), is_spare: false };
+        Some(Hit { stored: stored.clone(), status, is_for_whole: wish.is_for_whole })
+    }
+
+    /// What is shown to a request whose own answer would be for nobody else: for a part, a HEAD, one with credentials. Behind
+    /// it the app is asked for the whole, where that may be kept.
+    fn behind(mut self, epoch: Epoch, hit: Hit) -> Look {
+        let wish = self.terms.wish;
+        if !wish.may_be_kept || self.is_of_cookies() {
+            return Look::Hit(hit);
+        }
+        self.terms.wish = Wish { may_store: true, may_renew: true, may_store_part: false, is_for_whole: true, ..wish };
+        match self.board(epoch) {
+            Seat::Lead(lead) => Look::Meanwhile(hit, Miss { is_of_whole: true, ..self.miss(epoch, Some(lead)) }),
+            Seat::Wait(_) | Seat::Along(_) | Seat::Apart => Look::Hit(hit),
+        }
+    }
+
+    /// Whether cookies that are not in the key may decide about the answer: then it is not stored.
+    fn is_of_cookies(&self) -> bool {
+        self.terms.wish.has_cookie && self.terms.keys_cookies
+    }
+
+    /// Whether the answer to this request could be the answer to others.
+    fn may_be_for_many(&self) -> bool {
+        let wish = &self.terms.wish;
+        // A condition of the client's own is put to the app where there is no better one, and the answer is for it alone.
+        let is_whole = wish.is_for_whole || self.found.as_ref().is_some_and(|stored| stored.can_be_asked_about());
+        wish.may_store && wish.takes_stored && !wish.is_authorized && is_whole && !self.is_of_cookies()
+    }
+
+    fn board(&self, epoch: Epoch) -> Seat {
+        let coding = LazyCell::new(|| Negotiation::of(&self.entry.compression, self.asked).coding());
+        self.cache.flights.board(
+            &self.key,
+            epoch,
+            &Judge {
+                holds: &|asked| self.cache.tiers.memory.holds(&self.key, asked),
+                is_right: &self.seen.is_right(self.asked),
+                answers: &|coming| coming.head.answers(&self.terms.wish, self.asked.at).is_ok(),
+                alike: &|variant| variant.alike(&self.seen.asking(self.asked), *coding),
+            },
+        )
+    }
+
+    fn miss(&self, epoch: Epoch, lead: Option<Lead>) -> Miss {
+        let Self { cache, entry, seen, asked, key, terms, found, status } = self;
+        let stale = found.as_ref().map(|stored| {
+            let remembered = cache.purges.remember(epoch.purges);
+            Stale::new((stored.clone(), key.clone(), epoch, remembered), terms.clone(), asked, *status)
+        });
+        let fill = match found {
+            _ if terms.wish.may_store || terms.wish.may_store_part => {
+                let at = (key.clone(), epoch);
+                Some(Fill::storing(cache, at, terms.clone(), seen.asking(asked), entry.cache.object_max, lead))
+            }
+            Some(stored) if asked.method == Method::HEAD => Some(Fill::comparing(key.clone(), stored.clone())),
+            _ => None,
         };
-        let headers = kept(fields);
-        self.head = Some((Head { status, headers, variant, freshness, since: Instant::now() }, length));
-        true
-    }
-
-    /// Takes a part of the body.
-    pub fn add(&mut self, part: &[u8]) {
-        if self.head.is_none() {
-            return;
-        }
-        if (self.body.len() + part.len()) as u64 > self.object_max || !self.held.grow(part.len() as u64) {
-            self.head = None;
-            self.body = BytesMut::new();
-            self.held.give_back();
-        } else {
-            self.body.extend_from_slice(part);
-        }
-    }
-
-    /// Stores the response: its body has come whole.
-    pub fn end(&mut self, cache: &Cache) {
-        let Some((head, length)) = self.head.take() else { return };
-        let body = std::mem::take(&mut self.body).freeze();
-        if length.is_none_or(|length| length == body.len() as u64) {
-            cache.0.store(self.key.clone(), Stored::new(head, body), self.asked);
-        }
-    }
-}
-
-/// What belongs to the response and not to the connection it came over (RFC 9111 section 3.1). Its age is counted here from
-/// now on, and every answer says the time at which it leaves.
-fn kept(fields: Fields<'_>) -> HeaderMap {
-    let mut kept = HeaderMap::new();
-    let nominated: Vec<&[u8]> =
-        fields.all("connection").flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect();
-    fields.each(|name, value| {
-        let is_nominated = nominated.iter().any(|own| own.eq_ignore_ascii_case(name));
-        let kind = Kind::of(name);
-        let is_own = kind.is_hop_by_hop() || matches!(kind, Kind::RequestId | Kind::ContentLength);
-        let is_time = name.eq_ignore_ascii_case(b"age") || name.eq_ignore_ascii_case(b"date");
-        if is_own || is_nominated || is_time {
-            return;
-        }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-            kept.append(name, value);
-        }
-    });
-    kept
-}
-
-/// The request's Accept-Encoding, so that two ways to write the same are one.
-fn encoding(fields: Fields<'_>) -> String {
-    let values: Vec<&str> =
-        fields.all("accept-encoding").map(|value| std::str::from_utf8(value).unwrap_or("?")).collect();
-    values.join(",").chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()).collect()
-}
-
-fn is_in_scope(scope: &PurgeScope, host: &str, target: &str) -> bool {
-    match scope {
-        PurgeScope::All => true,
-        PurgeScope::Prefix(prefix) => target.starts_with(prefix.as_str()),
-        PurgeScope::Url(url) => match url.split_once("://") {
-            None => target == url,
-            Some((_, rest)) => {
-                let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-                let is_host =
-                    crate::model::host::HostName::from_authority(authority).is_ok_and(|own| own.as_str() == host);
-                is_host && (target == path || (path.is_empty() && target == "/"))
-            }
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_is_purged_by_path_or_whole() {
-        let is_in = |url: &str| is_in_scope(&PurgeScope::Url(url.to_owned()), "a.test", "/x?y");
-        assert!(is_in("/x?y") && is_in("http://A.test:8080/x?y") && is_in("https://a.test/x?y"));
-        assert!(!is_in("/x") && !is_in("http://b.test/x?y") && !is_in("/x?y=1"));
-        assert!(is_in_scope(&PurgeScope::Url("https://a.test".to_owned()), "a.test", "/"));
+        let target = seen.target.as_deref().map(Box::from);
+        Miss { status: *status, fill: fill.map(Box::new), stale: stale.map(Box::new), target, is_of_whole: false }
     }
 }

@@ -49,7 +49,7 @@ fn is_long(fields: Fields<'_>) -> bool {
 fn may_change(fields: Fields<'_>) -> bool {
     let says = |name, word: &str| {
         let mut words = fields.all(name).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-        words.any(|own| own.eq_ignore_ascii_case(word.as_bytes()))
+        fields.has(name) && words.any(|own| own.eq_ignore_ascii_case(word.as_bytes()))
     };
     let is_hidden = says("connection", "content-encoding") || says("connection", "vary");
     !is_hidden && !says("cache-control", "no-transform") && !says("x-accel-buffering", "no")

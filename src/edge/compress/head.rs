@@ -16,39 +16,46 @@ use super::Coding;
 /// What is said anew, or not at all, where a coding was applied.
 const CHANGED: [&str; 2] = ["etag", "accept-ranges"];
 
-/// Writes the head in `bytes` to `to` as it leaves in this coding, or in none.
-pub fn rewrite(to: &mut BytesMut, head: &Head, bytes: &[u8], coding: Option<Coding>) {
+/// Says in a head that an answer without a coding of ours could have had one; false when the app says so itself.
+pub fn mark(head: &mut Head, bytes: &mut BytesMut) -> bool {
+    let is_new = !varies(head.fields(bytes));
+    if is_new {
+        head.append(bytes, b"Vary: Accept-Encoding\r\n");
+    }
+    is_new
+}
+
+/// Writes the head in `bytes` to `to` as it leaves in this coding.
+pub fn rewrite(to: &mut BytesMut, head: &Head, bytes: &[u8], coding: Coding) {
     let (fields, lines) = (head.fields(bytes), head.lines(bytes));
     let first = lines.iter().next().map_or(head.length - 2, |line| line.range().start);
     to.extend_from_slice(bytes.get(..first).unwrap_or_default());
     for line in lines.iter() {
         let name = line.name(bytes);
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         let is_framing = matches!(line.kind, Kind::ContentLength | Kind::TransferEncoding);
-        let is_changed = coding.is_some() && (is_framing || CHANGED.iter().any(|other| is(other)));
-        if !is_changed && !is("vary") {
+        if !is_framing && !CHANGED.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes())) {
             to.extend_from_slice(bytes.get(line.range()).unwrap_or_default());
         }
     }
-    to.put("Vary", &[&vary(fields)]);
-    if let Some(coding) = coding {
-        to.put("Content-Encoding", &[coding.name().as_bytes()]);
-        if let Some(tag) = fields.first("etag") {
-            to.put("ETag", &weak(tag));
-        }
-        // A body that ends with its connection still does.
-        if head.framing != Framing::Close {
-            to.put("Transfer-Encoding", &[b"chunked"]);
-        }
+    if !varies(fields) {
+        to.put("Vary", &[VARY]);
+    }
+    to.put("Content-Encoding", &[coding.name().as_bytes()]);
+    if let Some(tag) = fields.first("etag") {
+        to.put("ETag", &weak(tag));
+    }
+    // A body that ends with its connection still does.
+    if head.framing != Framing::Close {
+        to.put("Transfer-Encoding", &[b"chunked"]);
     }
     to.extend_from_slice(b"\r\n");
 }
 
-/// The same for an answer that goes pingora's way.
+/// Does for an answer that goes pingora's way what `mark` and `rewrite` do.
 pub fn rewrite_map(header: &mut ResponseHeader, coding: Option<Coding>) {
-    let vary = vary(Fields::Map(&header.headers));
-    header.remove_header(&header::VARY);
-    header.put("Vary", &[&vary]);
+    if !varies(Fields::Map(&header.headers)) {
+        header.put("Vary", &[VARY]);
+    }
     let Some(coding) = coding else { return };
     let tag = header.headers.get(header::ETAG).cloned();
     let had_length = header.remove_header(&header::CONTENT_LENGTH).is_some();
@@ -64,15 +71,13 @@ pub fn rewrite_map(header: &mut ResponseHeader, coding: Option<Coding>) {
     }
 }
 
-/// All that the answer depends on.
-fn vary(fields: Fields<'_>) -> Vec<u8> {
-    const OWN: &[u8] = b"Accept-Encoding";
-    let names = fields.all("vary").flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-    let mut names: Vec<&[u8]> = names.filter(|name| !name.is_empty()).collect();
-    if !names.iter().any(|name| *name == b"*" || name.eq_ignore_ascii_case(OWN)) {
-        names.push(OWN);
-    }
-    names.join(&b", "[..])
+/// What an answer that was negotiated depends on.
+const VARY: &[u8] = b"Accept-Encoding";
+
+/// Whether it says so already.
+fn varies(fields: Fields<'_>) -> bool {
+    let mut names = fields.all("vary").flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    names.any(|name| name == b"*" || name.eq_ignore_ascii_case(VARY))
 }
 
 /// A tag for what means the same, in the parts of its value.
@@ -92,10 +97,22 @@ mod tests {
         Vary: Cookie\r\nAccept-Ranges: bytes\r\nvary: origin,\r\nX-App: 1\r\n\r\n";
 
     fn by_bytes(head: &str, coding: Option<Coding>) -> String {
-        let own = judge(head.as_bytes(), false).unwrap().unwrap();
+        let mut own = judge(head.as_bytes(), false).unwrap().unwrap();
         let mut to = BytesMut::new();
-        rewrite(&mut to, &own, head.as_bytes(), coding);
-        assert!(judge(&to, false).unwrap().unwrap().length == to.len());
+        match coding {
+            Some(coding) => rewrite(&mut to, &own, head.as_bytes(), coding),
+            None => {
+                to.extend_from_slice(head.as_bytes());
+                to.extend_from_slice(b"body");
+                assert!(mark(&mut own, &mut to));
+                assert_eq!(&to.split_off(own.length)[..], b"body");
+            }
+        }
+        let again = judge(&to, false).unwrap().unwrap();
+        assert!(again.length == to.len());
+        if coding.is_none() {
+            assert!(again.fields(&to).all("vary").eq(own.fields(&to).all("vary")));
+        }
         String::from_utf8(to.to_vec()).unwrap()
     }
 
@@ -114,13 +131,15 @@ mod tests {
             "content-type: text/plain",
             "etag: w/\"a\"",
             "transfer-encoding: chunked",
-            "vary: cookie, origin, accept-encoding",
+            "vary: accept-encoding",
+            "vary: cookie",
+            "vary: origin,",
             "x-app: 1",
         ];
         assert_eq!(fields(&coded), expected);
         let plain = by_bytes(HEAD, None);
         assert!(plain.contains("Content-Length: 900\r\n") && plain.contains("ETag: \"a\"\r\n"), "{plain}");
-        assert!(plain.contains("Vary: Cookie, origin, Accept-Encoding\r\n"), "{plain}");
+        assert!(plain.ends_with("X-App: 1\r\nVary: Accept-Encoding\r\n\r\n"), "{plain}");
         let closed = by_bytes("HTTP/1.1 200 OK\r\nVary: *\r\nETag: W/\"a\"\r\n\r\n", Some(Coding::Gzip));
         assert_eq!(fields(&closed), ["content-encoding: gzip", "etag: w/\"a\"", "vary: *"]);
     }

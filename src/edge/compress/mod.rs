@@ -10,7 +10,7 @@ mod head;
 
 pub use eligible::{LENGTH_MIN, is_eligible};
 pub use encoder::{Encoder, Encoders};
-pub use head::{rewrite, rewrite_map};
+pub use head::{mark, rewrite, rewrite_map};
 
 use crate::model::compression::CompressionPolicy;
 
@@ -57,7 +57,7 @@ pub enum Negotiation {
 impl Negotiation {
     /// What a site's policy and a request make of it.
     pub fn of(policy: &CompressionPolicy, asked: &Asked<'_>) -> Self {
-        match policy.allows(asked.path()) {
+        match policy.allows(asked.path) {
             true => Negotiation::On(choose(asked.fields)),
             false => Negotiation::Off,
         }
@@ -94,22 +94,31 @@ pub fn choose(fields: Fields<'_>) -> Option<Coding> {
 }
 
 /// `q=0.5` in thousandths; what is no weight counts as none.
-fn weight(parameter: &[u8]) -> u16 {
-    let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q=")).unwrap_or_default();
+pub fn weight(parameter: &[u8]) -> u16 {
+    thousandths(parameter).unwrap_or(0)
+}
+
+/// Whether it is one (RFC 9110 section 12.4.2).
+pub fn is_weight(parameter: &[u8]) -> bool {
+    thousandths(parameter).is_some()
+}
+
+fn thousandths(parameter: &[u8]) -> Option<u16> {
+    let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="))?;
     let (whole, fraction) = match value {
         [whole] | [whole, b'.'] => (whole, &[][..]),
         [whole, b'.', fraction @ ..] if fraction.len() <= 3 => (whole, fraction),
-        _ => return 0,
+        _ => return None,
     };
     let mut weight = 0;
     for place in 0..4 {
         let digit = if place == 0 { *whole } else { fraction.get(place - 1).copied().unwrap_or(b'0') };
         match digit {
             b'0'..=b'9' => weight = weight * 10 + u16::from(digit - b'0'),
-            _ => return 0,
+            _ => return None,
         }
     }
-    if weight > 1000 { 0 } else { weight }
+    (weight <= 1000).then_some(weight)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! the stream's next byte; in every other case the connection ends, and in a way that shows whether the answer was whole.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::Method;
@@ -13,12 +13,16 @@ use pingora::protocols::http::ServerSession;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
+use super::waiting::{self, Waiting};
 use super::{Door, connection};
 use crate::edge::answer::Fetch;
+use crate::edge::cache::Along;
+use crate::edge::cache::body::Body;
 use crate::edge::exchange::Exchange;
 use crate::edge::failure::Failure;
+use crate::edge::fetch::along::Wire;
 use crate::edge::fetch::{self, Errand, Outcome, http1::Http1};
-use crate::edge::gateway::Passage;
+use crate::edge::passage::Passage;
 use crate::edge::request::Asked;
 use crate::edge::respond::{Own, Told};
 use crate::edge::stream::{Allowance, Stream};
@@ -42,8 +46,8 @@ pub enum Task {
 
 /// An answer that the socket did not take at once.
 pub struct Unsent {
-    parts: [Bytes; 3],
-    keeps_alive: bool,
+    pub parts: [Bytes; 2],
+    pub keeps_alive: bool,
 }
 
 pub struct Request {
@@ -61,6 +65,10 @@ pub struct Request {
 pub enum Lane {
     /// The edge by itself; and whether what follows can be trusted to be the next request.
     Own(Own, bool),
+    /// What another has asked the app for, when it has come.
+    Wait(Waiting),
+    /// That, while it comes.
+    Along(Box<Along>),
     /// The app, with this head, over a connection of ours.
     Light(Box<Fetch>, BytesMut),
     /// The app, with this head, by pingora.
@@ -74,17 +82,6 @@ impl Lane {
     }
 }
 
-impl Unsent {
-    pub fn new(mut parts: [Bytes; 3], mut sent: usize, keeps_alive: bool) -> Self {
-        for part in &mut parts {
-            let here = sent.min(part.len());
-            part.advance(here);
-            sent -= here;
-        }
-        Self { parts, keeps_alive }
-    }
-}
-
 /// Does it; the door when another request may come.
 pub async fn perform(mut door: Door, task: Task) -> Option<Door> {
     let keeps_alive = match task {
@@ -93,11 +90,18 @@ pub async fn perform(mut door: Door, task: Task) -> Option<Door> {
             false
         }
         Task::Unsent(unsent) => send_rest(&mut door, unsent).await,
-        Task::Request(request) => match request.lane {
-            Lane::Pingora(..) => return pingora(door, *request).await,
-            Lane::Own(..) => own(&mut door, *request).await,
-            Lane::Light(..) => light(&mut door, *request).await,
-        },
+        Task::Request(mut request) => {
+            if let Lane::Wait(..) = request.lane {
+                *request = waiting::wait(&mut door, *request).await?;
+            }
+            match request.lane {
+                Lane::Pingora(..) => return pingora(door, *request).await,
+                Lane::Own(..) => own(&mut door, *request).await,
+                Lane::Light(..) => light(&mut door, *request).await,
+                Lane::Along(..) => along(&mut door, *request).await,
+                Lane::Wait(..) => false,
+            }
+        }
     };
     keeps_alive.then_some(door)
 }
@@ -106,10 +110,11 @@ async fn refuse(door: &mut Door, failure: Failure) {
     let shared = &door.worker.shared;
     shared.metrics.refused(failure);
     let mut exchange = Exchange::stray(&door.worker, door.stream.visit(), "HTTP/1.1", shared.ids.fresh());
-    let own = Own::page(failure, None, &exchange.id);
+    let mut own = Own::page(failure, None, &exchange.id);
     exchange.status = Some(own.status);
     let head = own.http1(Told { id: &exchange.id, cache: None, date: exchange.date() }, Some("close"));
-    if let Ok(true) = timeout(LINGER, send(&mut door.stream, &head, &own.body)).await {
+    let Ok(page) = own.body.next().await else { return };
+    if let Ok(true) = timeout(LINGER, send(&mut door.stream, &head, &page)).await {
         linger(&mut door.stream).await;
     }
 }
@@ -133,10 +138,21 @@ async fn own(door: &mut Door, request: Request) -> bool {
     let keeps_alive = keeps_alive && rest.is_some();
     let told = Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() };
     let head = answer.http1(told, connection(version, keeps_alive));
-    let body = if answer.has_body(&method) { &answer.body[..] } else { &[] };
+    let mut body = if answer.has_body(&method) { answer.body } else { Body::default() };
     exchange.status = Some(answer.status);
     exchange.sent = body.len() as u64;
-    let is_sent = send(&mut door.stream, &head, body).await;
+    let Ok(first) = body.next().await else {
+        door.stream.abort();
+        return false;
+    };
+    let mut is_sent = send(&mut door.stream, &head, &first).await;
+    while is_sent && !body.is_empty() {
+        let Ok(part) = body.next().await else {
+            door.stream.abort();
+            return false;
+        };
+        is_sent = send(&mut door.stream, &[], &part).await;
+    }
     drop(exchange);
     match rest.filter(|_| keeps_alive) {
         Some(rest) => is_sent && skip(&mut door.stream, rest).await,
@@ -152,7 +168,6 @@ async fn light(door: &mut Door, request: Request) -> bool {
     let Request { lane, mut exchange, accept, method, version, keeps_alive, .. } = request;
     let Lane::Light(fetch, head) = lane else { return false };
     let limits = door.worker.shared.settings.load().limits;
-    let upstream = fetch.claim.upstream().clone();
     let mut client = Http1 { stream: &mut door.stream, keeps_alive };
     let mut errand = Errand {
         worker: &door.worker,
@@ -163,11 +178,7 @@ async fn light(door: &mut Door, request: Request) -> bool {
         exchange: &mut exchange,
         timer: &mut door.timer,
     };
-    let outcome = tokio::select! {
-        biased;
-        outcome = fetch::run(&mut client, &mut errand) => outcome,
-        () = upstream.until_cut() => Outcome::Torn,
-    };
+    let outcome = fetch::run(&mut client, &mut errand).await;
     let keeps_alive = client.keeps_alive;
     // The claim is let go of last of all.
     let claim = errand.fetch.claim;
@@ -180,6 +191,10 @@ async fn light(door: &mut Door, request: Request) -> bool {
             }
             keeps_alive
         }
+        Outcome::Own(answer) => {
+            let (lane, framing) = (Lane::Own(*answer, true), Framing::Length(0));
+            own(door, Request { lane, exchange, accept, method, framing, version, keeps_alive }).await
+        }
         Outcome::Failed(failure) => {
             door.worker.shared.metrics.refused(failure);
             let lane = Lane::Own(Own::page(failure, Some(&accept), &exchange.id), true);
@@ -191,6 +206,38 @@ async fn light(door: &mut Door, request: Request) -> bool {
             false
         }
         Outcome::Gone => false,
+    }
+}
+
+async fn along(door: &mut Door, request: Request) -> bool {
+    let Request { lane, mut exchange, version, keeps_alive, .. } = request;
+    let Lane::Along(along) = lane else { return false };
+    let Along { coming, reader } = *along;
+    let answer = Own::coming(&coming, Instant::now());
+    // Before HTTP/1.1 there were no chunks: the end of the connection is the end of the body.
+    let (answer, wire, keeps_alive) = match (coming.length, version) {
+        (Some(_), _) => (answer, Wire::Plain, keeps_alive),
+        (None, Version::Http11) => (answer.chunked(), Wire::Chunks, keeps_alive),
+        (None, Version::Http10) => (answer, Wire::Plain, false),
+    };
+    let told = Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() };
+    let head = answer.http1(told, connection(version, keeps_alive));
+    door.stream.gathered().extend_from_slice(&head);
+    exchange.status = Some(answer.status);
+    let mut client = Http1 { stream: &mut door.stream, keeps_alive };
+    match fetch::along::follow(&mut client, reader, wire, &mut exchange.sent).await {
+        Outcome::Whole => {
+            drop(exchange);
+            if !keeps_alive {
+                linger(&mut door.stream).await;
+            }
+            keeps_alive
+        }
+        Outcome::Gone => false,
+        Outcome::Own(_) | Outcome::Failed(_) | Outcome::Torn => {
+            door.stream.abort();
+            false
+        }
     }
 }
 

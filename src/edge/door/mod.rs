@@ -6,6 +6,7 @@
 //! request or the connection ends.
 
 mod lanes;
+mod waiting;
 
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
@@ -15,27 +16,28 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Method;
 use tokio::io::ReadBuf;
 use tokio::sync::futures::OwnedNotified;
 
 use super::admission::Place;
-use super::answer::{self, What};
-use super::cache::Hit;
+use super::answer::{self, Fetch, Time, What};
+use super::cache::{self, Hit, Said};
 use super::exchange::{self, Exchange};
 use super::failure::Failure;
 use super::fetch;
-use super::gateway::Passage;
 use super::id::RequestId;
+use super::passage::Passage;
 use super::request::Asked;
 use super::respond::{self, Own, Told};
-use super::stream::Stream;
+use super::stream::{SMALL, Stream};
 use super::strict::request::{self as strict, Framing, Head, Version};
 use super::timer::Timer;
 use super::worker::Worker;
 
 use lanes::{Lane, Request, Task, Unsent};
+use waiting::Waiting;
 
 /// What one read takes, in bytes: any ordinary head.
 const READ: usize = 16 << 10;
@@ -64,14 +66,14 @@ struct Door {
     timer: Timer,
     /// Requests that may still come over this connection.
     left: u32,
-    waiting: Waiting,
+    waiting: Patience,
     stopped: Pin<Box<OwnedNotified>>,
     hears_stop: bool,
 }
 
 /// What the deadline that runs is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waiting {
+enum Patience {
     /// The first byte of a request.
     Idle,
     /// The first byte of the last one: the edge is stopping.
@@ -104,19 +106,19 @@ impl Door {
         let limits = worker.shared.settings.load().limits;
         let stopped = Box::pin(worker.shared.stopped_waiting.clone().notified_owned());
         let (timer, left) = (Timer::new(limits.keepalive_timeout), limits.keepalive_requests);
-        Self { stream, worker, timer, left, waiting: Waiting::Idle, stopped, hears_stop: false }
+        Self { stream, worker, timer, left, waiting: Patience::Idle, stopped, hears_stop: false }
     }
 
     /// Waits again after a request.
     fn rest(&mut self) {
         self.stream.rest();
-        self.waiting = Waiting::Idle;
+        self.waiting = Patience::Idle;
         self.timer.set(self.worker.shared.settings.load().limits.keepalive_timeout);
     }
 
     /// Reads on and answers what can be answered at once; ready with what takes longer, or with `None` at the end.
     fn poll_task(&mut self, cx: &mut Context<'_>) -> Poll<Option<Task>> {
-        if self.waiting == Waiting::Idle && !self.stream.ahead().is_empty() {
+        if self.waiting == Patience::Idle && !self.stream.ahead().is_empty() {
             // What the client sent behind the request before.
             let ahead = std::mem::take(self.stream.ahead());
             match self.take_in(cx, &ahead) {
@@ -186,13 +188,13 @@ impl Door {
             // Once: the place among those who are woken is kept.
             self.hears_stop = self.stopped.as_mut().poll(cx).is_pending();
         }
-        if self.waiting == Waiting::Idle && self.worker.is_stopping() {
-            self.waiting = Waiting::Last;
+        if self.waiting == Patience::Idle && self.worker.is_stopping() {
+            self.waiting = Patience::Last;
             self.timer.set(LAST_REQUEST);
         }
         match (self.timer.poll(cx), self.waiting) {
             (Poll::Pending, _) => Poll::Pending,
-            (Poll::Ready(()), Waiting::Head) => Poll::Ready(Some(Task::Refused(Failure::HeadTimeout))),
+            (Poll::Ready(()), Patience::Head) => Poll::Ready(Some(Task::Refused(Failure::HeadTimeout))),
             (Poll::Ready(()), _) => Poll::Ready(None),
         }
     }
@@ -203,8 +205,8 @@ impl Door {
         let head = match strict::judge(bytes, &settings.limits) {
             Ok(Some(head)) => head,
             Ok(None) => {
-                if self.waiting != Waiting::Head {
-                    self.waiting = Waiting::Head;
+                if self.waiting != Patience::Head {
+                    self.waiting = Patience::Head;
                     self.timer.set(settings.limits.header_timeout);
                 }
                 return Look::Incomplete;
@@ -222,7 +224,7 @@ impl Door {
             Ok(asked) => asked,
             Err(failure) => return Look::Task(bytes.len(), Task::Refused(failure)),
         };
-        self.waiting = Waiting::Idle;
+        self.waiting = Patience::Idle;
         self.timer.set_from(asked.at, settings.limits.keepalive_timeout);
         self.left = self.left.saturating_sub(1);
         let keeps_alive = head.keeps_alive && self.left > 0 && !worker.is_stopping();
@@ -247,14 +249,20 @@ impl Door {
     fn answer(&mut self, cx: &mut Context<'_>, asked: &Asked<'_>, entering: Entering<'_>) -> Look {
         let head = entering.head;
         let visit = self.stream.visit();
-        let answer = answer::decide(&self.worker.shared, visit, asked, head.framing.length());
+        let mut answer = answer::decide(&self.worker.shared, visit, asked, head.framing.length(), Time::First);
         let call = exchange::call(&self.worker, visit, asked, answer.entry.as_deref(), &entering.id);
+        if let What::Meanwhile(hit, fetch) = answer.what {
+            self.fetch_behind(asked, fetch, (head, entering.bytes), &entering.id);
+            answer.what = What::Stored(hit);
+        }
         if let What::Stored(hit) = &answer.what
+            && let Some(body) = hit.stored.body.at_hand()
             && head.framing == Framing::Length(0)
             && hit.is_whole_for(asked)
         {
             exchange::count_hit(&self.worker, asked, &call, answer.entry.as_deref(), hit);
-            return self.answer_hot(cx, asked, &entering, hit);
+            let key = answer.entry.as_deref().and_then(|entry| cache::shown_key(entry, asked));
+            return self.answer_hot(cx, asked, &entering, (hit, body, key.as_deref()));
         }
         let exchange = Exchange::new(&self.worker, asked, &call, answer.entry.as_deref(), entering.id.clone());
         let (lane, exchange) = self.lane(asked, answer.what, exchange, (head, entering.bytes));
@@ -276,12 +284,30 @@ impl Door {
         let lane = match what {
             What::Refuse(failure) => Lane::refusal(&self.worker, failure, asked, &exchange),
             What::Redirect(location) => Lane::Own(Own::redirect(&location), true),
+            What::Purged => Lane::Own(Own::purged(), true),
             What::Stored(hit) => {
                 exchange.cache = Some(hit.status());
-                Lane::Own(Own::stored(&hit, asked), true)
+                Lane::Own(Own::stored(&hit.stored, &asked.method, asked.fields, asked.at), true)
+            }
+            What::Spared(own, status) => {
+                exchange.cache = Some(status);
+                Lane::Own(*own, true)
+            }
+            What::Meanwhile(hit, fetch) => {
+                self.fetch_behind(asked, fetch, head, &exchange.id);
+                return self.lane(asked, What::Stored(hit), exchange, head);
+            }
+            What::Wait(awaited) => {
+                let head = BytesMut::from(head.1.get(..head.0.length).unwrap_or_default());
+                Lane::Wait(Waiting { awaited, head })
+            }
+            What::Along(along, status) => {
+                exchange.cache = Some(status.collapsed());
+                Lane::Along(Box::new(along))
             }
             What::Fetch(fetch) if head.0.is_plain(head.1) && fetch.is_light() => {
-                Lane::Light(Box::new(fetch), fetch::request::head(asked, visit, &exchange.id))
+                let head = fetch::request::head(asked, visit, &exchange.id, &fetch);
+                Lane::Light(Box::new(fetch), head)
             }
             What::Fetch(fetch) => {
                 let passage = Passage::new(asked, visit, fetch, &exchange);
@@ -291,23 +317,47 @@ impl Door {
         (lane, exchange)
     }
 
+    /// Has a newer answer fetched, where the request can be said again without its client.
+    fn fetch_behind(&self, asked: &Asked<'_>, fetch: Fetch, head: (&Head, &[u8]), id: &RequestId) {
+        if head.0.is_plain(head.1) {
+            let head = fetch::request::head(asked, self.stream.visit(), id, &fetch);
+            fetch::behind::fetch(&self.worker, fetch, head, id.clone());
+        }
+    }
+
     /// A stored answer, in one write.
-    fn answer_hot(&mut self, cx: &mut Context<'_>, asked: &Asked<'_>, entering: &Entering<'_>, hit: &Hit) -> Look {
-        let told = Told { id: &entering.id, cache: Some(hit.status()), date: self.worker.clock.date() };
-        let tail = respond::tail(hit, asked, told, connection(entering.head.version, entering.keeps_alive));
-        let (head, body) = (&hit.stored.head, &hit.stored.body);
-        let body = if asked.method == Method::HEAD { Bytes::new() } else { body.clone() };
-        let parts = [IoSlice::new(head), IoSlice::new(&tail), IoSlice::new(&body)];
-        let sent = match self.stream.poll_parts(cx, &parts) {
+    fn answer_hot(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: &Asked<'_>,
+        entering: &Entering<'_>,
+        (hit, body, key): (&Hit, &Bytes, Option<&str>),
+    ) -> Look {
+        let cache = Said { status: hit.status(), key };
+        let told = Told { id: &entering.id, cache: Some(cache), date: self.worker.clock.date() };
+        let mut out = self.worker.buffers.take();
+        respond::hot(&mut out, hit, asked, told, connection(entering.head.version, entering.keeps_alive));
+        let mut body = if asked.method == Method::HEAD { Bytes::new() } else { body.clone() };
+        if body.len() <= SMALL {
+            out.extend_from_slice(&body);
+            body.clear();
+        }
+        let parts = [IoSlice::new(&out), IoSlice::new(&body)];
+        let parts = if body.is_empty() { &parts[..1] } else { &parts[..] };
+        let sent = match self.stream.poll_parts(cx, parts) {
             Poll::Ready(Ok(sent)) => sent,
             Poll::Ready(Err(_)) => return Look::End,
             Poll::Pending => 0,
         };
-        let is_sent = sent == head.len() + tail.len() + body.len() && self.stream.poll_pushed(cx);
+        let is_sent = sent == out.len() + body.len() && self.stream.poll_pushed(cx);
         if is_sent && entering.keeps_alive {
+            self.worker.buffers.put(out);
             return Look::Answered(entering.head.length);
         }
-        let unsent = Unsent::new([head.clone(), Bytes::copy_from_slice(&tail), body], sent, entering.keeps_alive);
+        let rest = if sent < out.len() { Bytes::copy_from_slice(&out[sent..]) } else { Bytes::new() };
+        let sent_of_body = sent.saturating_sub(out.len());
+        self.worker.buffers.put(out);
+        let unsent = Unsent { parts: [rest, body.slice(sent_of_body..)], keeps_alive: entering.keeps_alive };
         Look::Task(entering.head.length, Task::Unsent(unsent))
     }
 }

@@ -6,14 +6,14 @@
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use http::StatusCode;
 
 use super::{Client, Gone};
 use crate::edge::exchange::Exchange;
 use crate::edge::field::Kind;
 use crate::edge::headers::{self, Sink};
-use crate::edge::stream::Stream;
+use crate::edge::stream::{SMALL, Stream};
 use crate::edge::strict::response::{Framing, Head};
+use crate::model::cache::CdnFields;
 
 /// What a head grows by on its way, in bytes; about.
 const ADDED: usize = 256;
@@ -31,7 +31,7 @@ impl Client for Http1<'_> {
 
     async fn interim(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Gone> {
         let to = self.stream.gathered();
-        copy(head, bytes, to);
+        copy(head, bytes, to, CdnFields::default());
         to.extend_from_slice(b"\r\n");
         self.part(&[]).await
     }
@@ -39,8 +39,8 @@ impl Client for Http1<'_> {
     fn begin(&mut self, head: &Head, bytes: &[u8], exchange: &Exchange) -> Result<(), Gone> {
         self.keeps_alive &= head.framing != Framing::Close && !exchange.is_last();
         let to = self.stream.gathered();
-        to.reserve(head.length + ADDED);
-        copy(head, bytes, to);
+        to.reserve(head.length + ADDED + SMALL);
+        copy(head, bytes, to, exchange.passes);
         to.put("Date", &[&exchange.date()]);
         headers::to_client(to, &exchange.id, exchange.told_cache());
         if !self.keeps_alive {
@@ -64,7 +64,7 @@ impl Client for Http1<'_> {
 }
 
 /// Status and fields, but for what the app said to the edge alone and what the edge says itself.
-fn copy(head: &Head, bytes: &[u8], to: &mut BytesMut) {
+fn copy(head: &Head, bytes: &[u8], to: &mut BytesMut, passes: CdnFields) {
     let lines = head.lines(bytes);
     let first = lines.iter().next().map_or(head.length - 2, |line| line.range().start);
     to.extend_from_slice(b"HTTP/1.1");
@@ -77,9 +77,8 @@ fn copy(head: &Head, bytes: &[u8], to: &mut BytesMut) {
     for line in lines.iter() {
         let name = line.name(bytes);
         let is_gone = nominated.iter().any(|gone| gone.eq_ignore_ascii_case(name));
-        // There is no body that could have a length (RFC 9110 section 8.6).
-        let is_odd = head.status == StatusCode::NO_CONTENT && line.kind == Kind::ContentLength;
-        let is_said = headers::is_kept_back(line.kind) || name.eq_ignore_ascii_case(b"date");
+        let is_odd = !head.may_be_framed() && matches!(line.kind, Kind::ContentLength | Kind::TransferEncoding);
+        let is_said = headers::is_kept_back(line.kind, passes) || name.eq_ignore_ascii_case(b"date");
         if !is_gone && !is_odd && !is_said {
             to.extend_from_slice(bytes.get(line.range()).unwrap_or_default());
         }

@@ -4,6 +4,8 @@
 //! asked again only when no app can have acted on it: nothing was sent yet, or a connection that had been used before ended
 //! before it brought a byte.
 
+pub mod along;
+pub mod behind;
 mod coded;
 pub mod http1;
 pub mod http2;
@@ -24,9 +26,10 @@ use crate::model::address::Address;
 use crate::model::machine::Limits;
 
 use super::answer::Fetch;
-use super::cache::CacheStatus;
+use super::cache::{CacheStatus, Reader};
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::respond::Own;
 use super::strict::response::{Head, judge};
 use super::timer::Timer;
 use super::upstream::Turn;
@@ -64,9 +67,11 @@ pub trait Client {
 pub struct Gone;
 
 /// How it went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Outcome {
     Whole,
+    /// Nothing has left yet, and this is to: what is stored, by the app's word or for want of a better.
+    Own(Box<Own>),
     /// Nothing of an answer has left yet.
     Failed(Failure),
     /// The app broke off in the middle: what has left must not look whole.
@@ -95,8 +100,27 @@ enum Lost {
     Gone,
 }
 
-/// Fetches an answer and hands it on as it comes.
+/// Fetches an answer and hands it on as it comes, until that is done or the upstream's drain is over.
 pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
+    let upstream = errand.fetch.claim.upstream().clone();
+    let outcome = tokio::select! {
+        biased;
+        outcome = carry(client, errand) => outcome,
+        () = upstream.until_cut() => Outcome::Torn,
+    };
+    // Those who waited for the same need not wait until this client has read what it gets.
+    errand.fetch.unfilled(matches!(outcome, Outcome::Failed(_)));
+    let failure = match outcome {
+        Outcome::Failed(failure) => failure,
+        // Its time is over, and there is still somebody who can be told so.
+        Outcome::Torn if errand.exchange.status.is_none() => Failure::Slow,
+        outcome => return outcome,
+    };
+    let spare = errand.fetch.stale.take().and_then(|stale| stale.instead(None));
+    spare.map_or(Outcome::Failed(failure), |spare| errand.own(spare))
+}
+
+async fn carry<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
     let mut tried: Vec<Address> = Vec::new();
     let mut last = Failure::Absent;
     loop {
@@ -117,11 +141,19 @@ pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome 
             errand.exchange.upstream = Some(turn.replica().address.clone());
         }
         let mut buffer = errand.worker.buffers.take();
+        buffer.reserve(C::PART);
         match errand.ask(client, &mut line, &mut buffer).await {
             Ok(head) => {
                 turn.worked();
-                let answer = relay::Answer { head, buffer, line, turn };
-                return relay::run(client, errand, answer).await;
+                let body = head.length;
+                let answer = relay::Answer { head, buffer, body, line, turn };
+                return match errand.settle(&answer) {
+                    Some(own) => {
+                        answer.put_back(errand);
+                        own
+                    }
+                    None => relay::run(client, errand, answer).await,
+                };
             }
             Err(Lost::Unanswered) if is_reused => {}
             Err(Lost::Unanswered) => {
@@ -184,12 +216,41 @@ impl Errand<'_> {
         }
     }
 
+    /// Lets what is stored leave in place of the app's answer, where that says so.
+    fn settle(&mut self, answer: &relay::Answer) -> Option<Outcome> {
+        let fields = answer.head.fields(&answer.buffer);
+        let settled = self.fetch.stale.as_ref()?.settle(&self.worker.shared.cache, answer.head.status, fields)?;
+        self.fetch.unfilled(answer.head.status.is_server_error());
+        Some(self.own(settled))
+    }
+
+    fn own(&mut self, (own, status): (Own, CacheStatus)) -> Outcome {
+        self.exchange.cache = Some(status);
+        Outcome::Own(Box::new(own))
+    }
+
     /// Writes down a part of the body that leaves.
     fn note(&mut self, part: &[u8]) {
         self.exchange.sent += part.len() as u64;
+        self.keep(part);
+    }
+
+    /// Writes down a part of the body for the cache, and for those who read along.
+    fn keep(&mut self, part: &[u8]) {
         if let Some(fill) = &mut self.fetch.fill {
             fill.add(part);
         }
+    }
+
+    fn end_fill(&mut self) {
+        if let Some(mut fill) = self.fetch.fill.take() {
+            fill.end(&self.worker.shared.cache);
+        }
+    }
+
+    /// A place among those who read along, where there may be any.
+    fn share(&self) -> Option<Reader> {
+        self.fetch.fill.as_ref()?.share()
     }
 
     /// Writes down what the cache makes of the answer.
@@ -199,9 +260,7 @@ impl Errand<'_> {
         let Some(fill) = &mut self.fetch.fill else { return };
         let machine_max = shared.settings.load().cache.object_max;
         let is_stored = fill.begin(&shared.cache, head.status, head.fields(buffer), machine_max);
-        if let CacheStatus::Forward { reason, .. } = self.fetch.status {
-            self.exchange.cache = Some(CacheStatus::Forward { reason, is_stored });
-        }
+        self.exchange.cache = Some(self.fetch.status.stored(is_stored));
         if !is_stored {
             self.fetch.fill = None;
         }

@@ -40,7 +40,9 @@ pub enum Line {
 }
 
 #[derive(Debug, Default)]
-pub struct Pool(Mutex<HashMap<usize, Slot>>);
+pub struct Pool(Mutex<Slots>);
+
+type Slots = HashMap<usize, Slot, ahash::RandomState>;
 
 /// The connections of one replica. It is held, so that its place in memory, the key, is not another's meanwhile.
 #[derive(Debug)]
@@ -81,7 +83,7 @@ impl Pool {
         }
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<usize, Slot>> {
+    fn slots(&self) -> MutexGuard<'_, Slots> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

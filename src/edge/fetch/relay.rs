@@ -6,6 +6,7 @@
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
+use super::along::{self, Rest, Wire};
 use super::coded::Coded;
 use super::pool::Line;
 use super::{Client, Errand, Gone, Outcome};
@@ -18,13 +19,15 @@ pub struct Answer {
     pub head: Head,
     /// The head, and what came with it.
     pub buffer: BytesMut,
+    /// Where in it the body begins.
+    pub body: usize,
     pub line: Line,
     pub turn: Turn,
 }
 
 pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>, mut answer: Answer) -> Outcome {
     errand.exchange.status = Some(answer.head.status);
-    let passed = match Coded::negotiate(errand, &answer) {
+    let passed = match Coded::negotiate(errand, &mut answer) {
         Some(coded) => coded.run(client, errand, &mut answer).await,
         None => plain(client, errand, &mut answer).await,
     };
@@ -55,7 +58,7 @@ pub fn begin<C: Client>(client: &mut C, errand: &mut Errand<'_>, head: (&Head, &
 /// Whether the connection may be used again: what follows an answer would be taken for the next one.
 pub async fn body<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &mut Answer) -> Result<bool, Outcome> {
     let mut frame = Frame::new(answer.head.framing);
-    let mut from = answer.head.length;
+    let mut from = answer.body;
     let mut plain = Vec::new();
     loop {
         let bytes = &answer.buffer[from..];
@@ -72,6 +75,12 @@ pub async fn body<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &m
             let is_reusable = passed == bytes.len() && answer.head.keeps_alive;
             return finish(client, errand, part).await.map(|()| is_reusable);
         }
+        if let Some(reader) = errand.share() {
+            let is_chunked = C::TAKES_CHUNKS && answer.head.framing == Framing::Chunked;
+            let wire = if is_chunked { Wire::Chunks } else { Wire::Plain };
+            let rest = Rest { frame, encoder: None };
+            return along::lead(client, errand, answer, (rest, reader, wire)).await;
+        }
         client.part(part).await.map_err(|Gone| Outcome::Gone)?;
         from = 0;
         if !answer.reads_on::<C>(errand, &frame).await? {
@@ -81,6 +90,16 @@ pub async fn body<C: Client>(client: &mut C, errand: &mut Errand<'_>, answer: &m
 }
 
 impl Answer {
+    /// Gives back what an answer took that does not leave. The connection may be used again when nothing more comes of it.
+    pub fn put_back(self, errand: &Errand<'_>) {
+        let Answer { head, buffer, body, line, turn } = self;
+        let is_over = head.framing == Framing::Length(0) && buffer.len() == body;
+        errand.worker.buffers.put(buffer);
+        if is_over && head.keeps_alive {
+            errand.worker.pool.put(turn.replica(), line);
+        }
+    }
+
     /// Reads some more of the body in the place of what was read before; whether there is more.
     pub async fn reads_on<C: Client>(&mut self, errand: &mut Errand<'_>, frame: &Frame) -> Result<bool, Outcome> {
         self.buffer.clear();
@@ -97,9 +116,7 @@ impl Answer {
 
 pub async fn finish<C: Client>(client: &mut C, errand: &mut Errand<'_>, part: &[u8]) -> Result<(), Outcome> {
     // Before the last part leaves: whoever has read the answer finds it stored when it asks again.
-    if let Some(mut fill) = errand.fetch.fill.take() {
-        fill.end(&errand.worker.shared.cache);
-    }
+    errand.end_fill();
     client.end(part).await.map_err(|Gone| Outcome::Gone)
 }
 

@@ -18,7 +18,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use crate::link::SiteTraffic;
 use crate::model::name::Site;
 
-use super::cache::CacheStatus;
+use super::cache::{Cache, CacheStatus};
 use super::failure::Failure;
 use super::routing::Table;
 
@@ -148,9 +148,12 @@ impl Metrics {
         traffic
     }
 
-    /// Everything in Prometheus' text format. `cache_bytes` and the table that holds are looked up by the caller.
-    pub fn text(&self, cache_bytes: u64, table: &Table) -> prometheus::Result<String> {
-        self.cache_bytes.with_label_values(&["memory"]).set(i64::try_from(cache_bytes).unwrap_or(i64::MAX));
+    /// Everything in Prometheus' text format. What the cache holds and the table that does are looked up by the
+    /// caller.
+    pub fn text(&self, cache: &Cache, table: &Table) -> prometheus::Result<String> {
+        for (tier, bytes) in [("memory", cache.bytes()), ("disk", cache.bytes_on_disk())] {
+            self.cache_bytes.with_label_values(&[tier]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
         let mut families = self.registry.gather();
         families.extend(upstream_up(table)?);
         prometheus::TextEncoder::new().encode_to_string(&families)

@@ -40,7 +40,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn metrics(Extracted(shared): Extracted<Arc<Shared>>) -> impl IntoResponse {
-    let own = match shared.metrics.text(shared.cache.bytes(), &shared.table.load()) {
+    let own = match shared.metrics.text(&shared.cache, &shared.table.load()) {
         Ok(own) => own,
         Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, TEXT)], error.to_string()),
     };

@@ -149,6 +149,18 @@ impl Chunks {
     }
 }
 
+/// What ends a chunked body that has no trailers.
+pub const LAST: &[u8] = b"0\r\n\r\n";
+
+/// Writes a chunk; none at all for no data, since that would be the end.
+pub fn write(to: &mut Vec<u8>, data: &[u8]) {
+    if !data.is_empty() {
+        to.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        to.extend_from_slice(data);
+        to.extend_from_slice(b"\r\n");
+    }
+}
+
 /// What may stand in an extension or a trailer.
 fn is_text(byte: u8) -> bool {
     (byte >= b' ' && byte != 0x7f) || byte == b'\t'

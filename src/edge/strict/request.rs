@@ -190,9 +190,10 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Failure> {
 /// Whether it is visible ASCII without a fragment, which is never sent (RFC 9110 section 7.1), and without what no client
 /// leaves unescaped (RFC 3986 section 2): the `http` crate, and so pingora, takes no such target.
 pub fn is_target(target: &[u8]) -> bool {
-    let path = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+    let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
     let is_good = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>');
-    !target.is_empty() && target.iter().all(is_good) && !target[..path].contains(&b'`')
+    let is_escaped = memchr::memchr(b'`', path).is_none() && memchr::memchr(b'"', query).is_none();
+    !target.is_empty() && target.iter().all(is_good) && is_escaped
 }
 
 fn method(word: &[u8]) -> Result<Method, Failure> {
@@ -206,7 +207,7 @@ fn method(word: &[u8]) -> Result<Method, Failure> {
     }
 }
 
-/// IANA's registry of methods (RFC 9110 section 16.1, as of 2026), without `PRI`.
+/// IANA's registry of methods (RFC 9110 section 16.1, as of 2026), without `PRI`, and what caches are asked to purge with.
 pub fn is_known(method: &Method) -> bool {
     const COMMON: [Method; 9] = [
         Method::GET,
@@ -219,7 +220,7 @@ pub fn is_known(method: &Method) -> bool {
         Method::CONNECT,
         Method::TRACE,
     ];
-    const RARE: [&str; 31] = [
+    const RARE: [&str; 32] = [
         "ACL",
         "BASELINE-CONTROL",
         "BIND",
@@ -251,6 +252,7 @@ pub fn is_known(method: &Method) -> bool {
         "UPDATEREDIRECTREF",
         "VERSION-CONTROL",
         "MKCONTAINER",
+        "PURGE",
     ];
     COMMON.contains(method) || RARE.contains(&method.as_str())
 }

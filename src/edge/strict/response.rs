@@ -3,6 +3,7 @@
 //! Pure. Called by `fetch`. The rule: an app that cannot say where its answer ends is broken, and its connection is never
 //! used again; nothing of such an answer is taken for a whole one.
 
+use bytes::BytesMut;
 use http::StatusCode;
 
 use crate::edge::failure::Failure;
@@ -45,6 +46,22 @@ impl Head {
 
     pub fn fields<'b>(&'b self, bytes: &'b [u8]) -> Fields<'b> {
         Fields::Raw(self.lines(bytes))
+    }
+
+    /// Whether it may say how a body is framed, with or without one (RFC 9110 section 8.6, RFC 9112 section 6.1).
+    pub fn may_be_framed(&self) -> bool {
+        !self.status.is_informational() && self.status != StatusCode::NO_CONTENT
+    }
+
+    /// Adds a line of our own behind the others, with its CR LF, here and in the bytes that were judged.
+    pub fn append(&mut self, bytes: &mut BytesMut, line: &'static [u8]) {
+        // Before the empty line; what follows makes room.
+        let (place, end) = (self.length - 2, bytes.len());
+        bytes.resize(end + line.len(), 0);
+        bytes.copy_within(place..end, place + line.len());
+        bytes[place..place + line.len()].copy_from_slice(line);
+        self.length += line.len();
+        self.index.append(bytes, place);
     }
 }
 

@@ -54,7 +54,20 @@ async fn what_is_personal_or_cut_off_is_not_stored() {
     assert!(visitor.try_answer().await.is_none());
     assert_eq!(app.asked(), 6);
     let personal = "GET /cached HTTP/1.1\r\nHost: shop.test\r\nAuthorization: x\r\nConnection: close\r\n\r\n";
-    assert_eq!(world.ask(personal).await.field("cache-status").as_deref(), Some("opri; fwd=bypass"));
+    assert_eq!(world.ask(personal).await.field("cache-status").as_deref(), Some("opri; fwd=miss"));
+    world.stop(DRAIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_stand_in_for_errors_does_when_nobody_can_be_asked() {
+    let (mut world, _app) = world().await;
+    assert_eq!(status(&world, "/spare").await, "opri; fwd=miss; stored");
+    world.route(vec![route("shop.test", "/", to("shop#1"))], vec![upstream("shop#1", &[], DRAIN)]).await;
+    let spare = world.get("shop.test", "/spare").await;
+    assert_eq!((spare.status, spare.body.as_str()), (200, "one"), "{}", spare.head);
+    let said = spare.field("cache-status").unwrap();
+    assert!(said.starts_with("opri; hit; ttl=") && said.ends_with("; detail=stale-if-error"), "{said}");
+    assert_eq!(world.get("shop.test", "/cached").await.status, 503);
     world.stop(DRAIN).await;
 }
 
@@ -65,9 +78,10 @@ async fn a_purge_is_over_when_it_is_answered() {
     for (token, scope) in (1..).zip(scopes) {
         assert_eq!(status(&world, "/cached?a").await, "opri; fwd=miss; stored");
         assert!(status(&world, "/cached?a").await.starts_with("opri; hit"));
-        world.say(Down::Purge { token, purge: Purge { project: "shop".parse().unwrap(), scope } }).await;
+        let purge = Purge { project: "shop".parse().unwrap(), branch: None, scope, is_soft: false };
+        world.say(Down::Purge { token, purge }).await;
         let purged = world.hear_until(|up| matches!(up, Up::Purged { .. })).await;
-        assert_eq!(purged, Up::Purged { token, removed: 1 });
+        assert_eq!(purged, Up::Purged { token });
     }
     // A write makes its page unreachable as well (RFC 9111 section 4.4).
     assert_eq!(status(&world, "/cached").await, "opri; fwd=miss; stored");

@@ -138,9 +138,13 @@ async fn a_drain_waits_and_then_cuts() {
     let mut tunnel = Visitor::new(world.http).await;
     tunnel.send("GET /socket HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
     assert_eq!(tunnel.answer().await.status, 101);
+    let mut waiting = Visitor::new(world.http).await;
+    waiting.send("GET /never HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    eventually(async || (app.asked() == 3).then_some(())).await;
     world.route(routes(), Vec::new()).await;
-    assert!(matches!(world.hear_until(drained).await, Up::Drained { cut: 1, .. }));
+    assert!(matches!(world.hear_until(drained).await, Up::Drained { cut: 2, .. }));
     assert!(tunnel.is_closed().await);
+    assert_eq!(waiting.answer().await.status, 504, "who has nothing yet is told why");
     world.stop(DRAIN).await;
 }
 

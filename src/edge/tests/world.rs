@@ -168,6 +168,7 @@ pub fn route(host: &str, path: &str, to: Target) -> Route {
         cache: CachePolicy::default(),
         limits: Default::default(),
         compression: Default::default(),
+        purge_key: None,
     }
 }
 
@@ -269,6 +270,7 @@ async fn answer(stream: &mut Box<dyn Io>, name: &str, head: &str, path: &str, bo
         "/head" => plain("", head),
         "/echo" => plain("", &String::from_utf8_lossy(body)),
         "/cached" => plain("Cache-Control: max-age=60\r\nETag: \"e1\"\r\n", name),
+        "/spare" => plain("Cache-Control: max-age=0, stale-if-error=60\r\n", name),
         "/private" => plain("Cache-Control: max-age=60\r\nSet-Cookie: a=b\r\n", name),
         "/truncated" => "HTTP/1.1 200 OK\r\nContent-Length: 100\r\nCache-Control: max-age=60\r\n\r\nhalf".to_owned(),
         "/garbage" => "ÿ nonsense\r\n\r\n".to_owned(),

@@ -32,6 +32,8 @@ const MALFORMED: &[&[u8]] = &[
     b"GET /{id}# HTTP/1.1",
     b"GET #/{id} HTTP/1.1",
     b"GET /{id}?a#b HTTP/1.1",
+    b"GET /{id}?a=\"b\" HTTP/1.1",
+    b"POST /{id}?a=\"b\" HTTP/1.1",
     b"GET {id} HTTP/1.1",
     b"GET \\{id} HTTP/1.1",
     b"GET ?{id} HTTP/1.1",
