@@ -120,7 +120,9 @@ impl Stale {
     fn is_confirmed(&self, status: StatusCode, fields: Fields<'_>) -> bool {
         let has_tags = self.stored.tag().is_some() && fields.first("etag").is_some();
         let has_dates = self.stored.field(&header::LAST_MODIFIED).is_some() && fields.first("last-modified").is_some();
-        self.method == Method::HEAD
+        // Whoever asks for the whole behind a HEAD asks by a GET, and gets a body of its own.
+        let is_asked_by_head = self.method == Method::HEAD && !self.terms.wish.may_store;
+        is_asked_by_head
             && self.can_be_asked_about()
             && self.stored.status == status
             && (has_tags || has_dates)
