@@ -32,7 +32,7 @@ use clap::Parser;
 
 use crowd::Crowd;
 use gateway::{Door, Gateway, Stage};
-use lines::{LARGE, LINES, Line, Tool};
+use lines::{DISK, LARGE, LINES, Line, SMALL, Tool};
 use load::Load;
 use peers::PEERS;
 use prime::{Prime, Size};
@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Parser)]
 struct Options {
-    /// Only these: hit, hit-100k, tcp, unix, tcp-100k, tls-hit, tls-tcp, h2-hit, h2-tcp, handshake, hit-spread,
+    /// Only these: hit, hit-100k, disk-100k, tcp, unix, tcp-100k, tls-hit, tls-tcp, h2-hit, h2-tcp, handshake, hit-spread,
     /// tcp-spread, large (each line with 10,000 hosts too), memory, latency, workers, many.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -142,7 +142,7 @@ impl Bench {
         }
         let mut results = Results { conditions: machine::conditions(), ..Results::default() };
         results.conditions.push(format!("{} rounds of {} s", self.options.rounds, self.options.seconds));
-        results.names = std::iter::once("opri").chain(self.peers().map(|(name, ..)| name)).collect();
+        results.names = std::iter::once(SMALL).chain(self.peers().map(|(name, ..)| name)).collect();
         if wants(&self.options, "memory") {
             self.memory(&mut results)?;
         }
@@ -182,7 +182,7 @@ impl Bench {
 
     /// Prime first, then every peer that is installed.
     fn gateways(&self) -> Result<Vec<Gateway>, String> {
-        let mut gateways = vec![self.prime("opri", Size::Small)?];
+        let mut gateways = vec![self.prime(SMALL, Size::Small)?];
         for (name, program, _) in PEERS {
             if running::program(program).is_none() {
                 eprintln!("!!! {name} IS NOT INSTALLED and is left out: apt-get install {name}");
@@ -252,6 +252,9 @@ impl Bench {
             eprintln!("10,000 hosts of 1,000 projects");
             gateways.push(self.large()?);
         }
+        if self.lines.iter().any(|line| line.prime == DISK) {
+            gateways.push(self.disk()?);
+        }
         let gateways: Vec<&Gateway> = gateways.iter().collect();
         let (load, stage, seconds) = (&self.load, &self.stage, self.options.seconds);
         let (retries, repeats) = (self.options.retries, if self.options.quick { QUICK_REPEATS } else { REPEATS });
@@ -275,7 +278,7 @@ impl Bench {
     fn many(&self, results: &mut Results) -> Result<(), String> {
         let prime = |bytes: u64| {
             let prime = Prime::new(&self.options.binary, &self.load.interrupt, &self.stage, Size::Small);
-            self.comes_up(prime.with_cache(bytes).start("opri")?)
+            self.comes_up(prime.with_cache(bytes).start(SMALL)?)
         };
         let mut gateways = vec![prime(many::ROOM)?];
         for (name, recipe) in many::PEERS {
@@ -310,6 +313,11 @@ impl Bench {
         Ok(large)
     }
 
+    fn disk(&self) -> Result<Gateway, String> {
+        let prime = Prime::new(&self.options.binary, &self.load.interrupt, &self.stage, Size::Small);
+        self.comes_up(prime.with_disk_alone().start(DISK)?)
+    }
+
     fn workers(&self) -> Result<Option<String>, String> {
         let Some(line) = LINES.iter().find(|line| line.name == "hit" && wants(&self.options, "workers")) else {
             return Ok(None);
@@ -321,8 +329,8 @@ impl Bench {
                 workers::CORES
             )));
         }
-        let one = self.prime_on("opri", Size::Small, workers::ONE)?;
-        let two = self.prime_on("opri", Size::Small, workers::TWO)?;
+        let one = self.prime_on(SMALL, Size::Small, workers::ONE)?;
+        let two = self.prime_on(SMALL, Size::Small, workers::TWO)?;
         let (rounds, seconds) = (self.options.rounds, self.options.seconds);
         workers::compare(&self.load, line, rounds, seconds, [&one, &two]).map(Some)
     }
@@ -332,7 +340,8 @@ impl Bench {
         let gateway = match self.peers().find(|(name, ..)| *name == self.options.gateway) {
             Some(peer) => self.peer(peer)?,
             None if self.options.gateway == LARGE => self.large()?,
-            None => self.prime("opri", Size::Small)?,
+            None if self.options.gateway == DISK => self.disk()?,
+            None => self.prime(SMALL, Size::Small)?,
         };
         let address =
             gateway.address(line.door).ok_or_else(|| format!("{} has no door for {}", gateway.name, line.name))?;

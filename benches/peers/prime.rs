@@ -43,7 +43,7 @@ impl<'p> Prime<'p> {
     pub fn new(binary: &'p Path, interrupt: &'p Interrupt, stage: &Stage, size: Size) -> Self {
         let directory = tempfile::Builder::new().prefix("o").rand_bytes(5).tempdir_in("/tmp").unwrap();
         let prime = Self { binary, interrupt, cores: vec![machine::GATEWAY], directory };
-        prime.write("conf/prime.toml", MACHINE);
+        prime.machine(IN_MEMORY);
         let (tcp, unix) = (stage.origin.address.to_string(), format!("unix:{}", stage.origin.socket.display()));
         let more = if size == Size::Large { HOSTS_OF_EACH } else { 1 };
         prime.project("tcp", &tcp, [vec![Door::Tcp.host().to_owned()], hosts("tcp", 1..more)].concat(), &stage.pair);
@@ -63,7 +63,13 @@ impl<'p> Prime<'p> {
 
     /// With this much memory for stored answers, in bytes.
     pub fn with_cache(self, bytes: u64) -> Self {
-        self.write("conf/prime.toml", &format!("{MACHINE}memory = \"{}KiB\"\n", bytes / 1024));
+        self.machine(&format!("{IN_MEMORY}memory = \"{}KiB\"\n", bytes / 1024));
+        self
+    }
+
+    /// Whose cache keeps nothing in memory.
+    pub fn with_disk_alone(self) -> Self {
+        self.machine(ON_DISK);
         self
     }
 
@@ -71,6 +77,10 @@ impl<'p> Prime<'p> {
     pub fn on(mut self, cores: &[usize]) -> Self {
         self.cores = cores.to_vec();
         self
+    }
+
+    fn machine(&self, cache: &str) {
+        self.write("conf/prime.toml", &format!("{MACHINE}{cache}"));
     }
 
     fn write(&self, file: &str, text: &str) {
@@ -162,7 +172,9 @@ keepalive_timeout = "5m"
 connections = 15000
 connections_per_address = 15000
 
-# No peer's cache is on a disk.
 [cache]
-disk = "0"
 "#;
+
+/// As the peers' caches are.
+const IN_MEMORY: &str = "disk = \"0\"\n";
+const ON_DISK: &str = "memory = \"0\"\n";

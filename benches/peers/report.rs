@@ -70,7 +70,7 @@ impl Results {
     }
 
     fn measured(&self) -> impl Iterator<Item = &'static Line> {
-        LINES.iter().filter(|line| !self.samples.of(line, "opri").is_empty())
+        LINES.iter().filter(|line| !self.samples.of(line, line.prime).is_empty())
     }
 
     fn peers(&self) -> impl Iterator<Item = &'static str> {
@@ -96,8 +96,9 @@ impl Results {
         let mut table = Table::new("CPU time per request, µs", note, head);
         for line in self.measured() {
             let rival = self.rival(line);
-            let ratio = rival.and_then(|rival| self.samples.ratio((line, "opri"), (line, rival)));
-            let costs = std::iter::once("opri").chain(self.peers()).map(|name| figure(self.samples.cpu(line, name)));
+            let ratio = rival.and_then(|rival| self.samples.ratio((line, line.prime), (line, rival)));
+            let costs =
+                std::iter::once(line.prime).chain(self.peers()).map(|name| figure(self.samples.cpu(line, name)));
             let target = line.target.map_or_else(|| "-".to_owned(), |target| format!("≤ {target}"));
             let judged = [figure(ratio), rival.unwrap_or("-").to_owned(), target, verdict(ratio, line.target)];
             table.row(std::iter::once(line.title.to_owned()).chain(costs).chain(judged).collect());
@@ -112,7 +113,7 @@ impl Results {
         let mut table = Table::new("Requests per second, thousands", note, head);
         for line in self.measured() {
             let thousands = |name| self.samples.rate(line, name).map(|rate| rate / 1000.0);
-            let rates = std::iter::once("opri").chain(self.peers()).map(|name| figure(thousands(name)));
+            let rates = std::iter::once(line.prime).chain(self.peers()).map(|name| figure(thousands(name)));
             table.row(std::iter::once(line.title.to_owned()).chain(rates).collect());
         }
         table

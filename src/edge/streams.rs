@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -92,11 +93,16 @@ impl Streams {
 
     async fn accept(&mut self) -> Option<Result<Session, h2::Error>> {
         let accepted = poll_fn(|cx| {
-            let accepted = self.connection.poll_accept(cx);
-            if accepted.is_pending() {
-                self.watch.all_taken();
+            self.watch.gather();
+            loop {
+                if let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
+                    return Poll::Ready(accepted);
+                }
+                // All that came is looked at, and what was answered meanwhile leaves in one piece.
+                if !self.watch.all_taken() && !self.watch.leave() {
+                    return Poll::Pending;
+                }
             }
-            accepted
         });
         let (request, answer) = match accepted.await? {
             Ok(accepted) => accepted,

@@ -1,6 +1,7 @@
 //! A connection of HTTP/2 whose frames are counted as they pass, and which breaks off when there are too many.
 //!
-//! Wrapped by `http2` around a `Stream` before the codec reads it. The rule: bytes pass as they are.
+//! Wrapped by `streams` around a `Stream` before the codec reads it. The rule: bytes pass as they are; only when they leave
+//! is chosen.
 
 use std::io;
 use std::pin::Pin;
@@ -26,12 +27,16 @@ pub struct Watched {
     watch: Arc<Watch>,
 }
 
-/// What `http2` and the stream that it gave away tell each other.
+/// What `streams` and the stream that it gave away tell each other.
 #[derive(Debug, Default)]
 pub struct Watch {
     is_flooded: AtomicBool,
     /// Heads read since all streams were taken.
     ahead: AtomicU32,
+    /// Whether what is written waits for more. The library would send each answer by itself.
+    is_gathering: AtomicBool,
+    /// Whether something waits.
+    is_due: AtomicBool,
 }
 
 impl Watch {
@@ -40,9 +45,20 @@ impl Watch {
         self.is_flooded.load(Ordering::Relaxed)
     }
 
-    /// All streams that were begun are taken.
-    pub fn all_taken(&self) {
-        self.ahead.store(0, Ordering::Relaxed);
+    /// All streams that were begun are taken; whether reading was held up by them.
+    pub fn all_taken(&self) -> bool {
+        self.ahead.swap(0, Ordering::Relaxed) >= AHEAD
+    }
+
+    /// From now on what is written waits until `leave`, or for its buffer to be full.
+    pub fn gather(&self) {
+        self.is_gathering.store(true, Ordering::Relaxed);
+    }
+
+    /// What waits leaves at the next flush; whether anything does.
+    pub fn leave(&self) -> bool {
+        self.is_gathering.store(false, Ordering::Relaxed);
+        self.is_due.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -56,8 +72,7 @@ impl Watched {
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.watch.ahead.load(Ordering::Relaxed) >= AHEAD {
-            // Streams are taken now, and then it is asked again.
-            cx.waker().wake_by_ref();
+            // Whoever takes the streams asks again.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -80,6 +95,10 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.watch.is_gathering.load(Ordering::Relaxed) {
+            self.watch.is_due.store(true, Ordering::Relaxed);
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut *self.stream).poll_flush(cx)
     }
 
