@@ -106,3 +106,43 @@ impl AsyncWrite for Watched {
         Pin::new(&mut *self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::visit::Visit;
+    use super::super::wire::{Socket, Wire};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_while_requests_are_looked_at_leaves_when_all_are() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, address) = listener.accept().await.unwrap();
+        let visit = Visit::new(address, listener.local_addr().unwrap(), None);
+        let (mut watched, watch) = Watched::new(Box::new(Stream::new(Wire::new(Socket::Plain(server), None), visit)));
+        let mut got = [0; 16];
+
+        watched.write_all(b"settings").await.unwrap();
+        watched.flush().await.unwrap();
+        let length = client.read(&mut got).await.unwrap();
+        assert_eq!(&got[..length], b"settings", "nothing is held back before the first request");
+
+        watch.gather();
+        for answer in [b"one ", b"two "] {
+            watched.write_all(answer).await.unwrap();
+            watched.flush().await.unwrap();
+        }
+        let early = poll_fn(|cx| Poll::Ready(client.poll_peek(cx, &mut ReadBuf::new(&mut [0; 1])).is_ready())).await;
+        assert!(!early, "an answer left by itself");
+        assert!(watch.leave());
+        watched.flush().await.unwrap();
+        let length = client.read(&mut got).await.unwrap();
+        assert_eq!(&got[..length], b"one two ");
+        assert!(!watch.leave(), "there is nothing more");
+    }
+}
