@@ -1,5 +1,6 @@
 //! What each forge and CI sends, what is asked of them, and what they are told.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use ::http::{Request, StatusCode};
@@ -196,6 +197,8 @@ pub struct FakeForge {
     pub url: String,
     pub told: Arc<Mutex<Vec<(String, Value)>>>,
     pub answers: Arc<Mutex<Vec<(String, Value)>>>,
+    /// The fields in which the token came.
+    tokens: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl FakeForge {
@@ -203,15 +206,19 @@ impl FakeForge {
         let listener = world.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (told, answers) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<(String, Value)>>>::default());
+        let tokens = Arc::<Mutex<BTreeSet<String>>>::default();
         let router = {
-            let (told, answers) = (told.clone(), answers.clone());
+            let (told, answers, tokens) = (told.clone(), answers.clone(), tokens.clone());
             axum::Router::new().fallback(move |request: axum::extract::Request| {
                 let (told, answers) = (told.clone(), answers.clone());
+                let fields = request.headers().iter().filter_map(|(name, value)| Some((name, value.to_str().ok()?)));
+                let with_token = fields.filter(|(_, value)| value.ends_with("the-token"));
+                tokens.lock().unwrap().extend(with_token.map(|(name, value)| format!("{name}: {value}")));
                 async move { answer(request, &told, &answers).await }
             })
         };
         world.runtime.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, told, answers }
+        Self { url, told, answers, tokens }
     }
 
     /// From now on a request for a path that begins so is answered with this.
@@ -299,6 +306,89 @@ fn a_hook_that_was_lost_is_made_good_once_everything_has_passed() {
     prime.kill_control();
     prime.start();
     prime.says("http://shop.test", "one");
+}
+
+/// What each CI says of a commit, by the path at which it is asked.
+fn word(provider: &str, slug: &str, commit: &str, state: &str) -> (String, Value) {
+    let quoted = slug.replace('/', "%2F");
+    match provider {
+        "travis" => {
+            let build = |sha: &str, number: &str, state: &str, event: &str| {
+                json!({ "id": 4, "number": number, "state": state, "event_type": event, "tag": null,
+                    "commit": { "id": 9, "sha": sha }, "repository": { "id": 1, "name": "shop", "slug": slug } })
+            };
+            let builds = [build(commit, "8", "passed", "cron"), build("another", "9", "passed", "push")];
+            let builds = [&builds[..], &[build(commit, "7", state, "push")]].concat();
+            (format!("/repo/{quoted}/builds"), json!({ "@type": "builds", "builds": builds }))
+        }
+        "gitlab" => {
+            let pipeline = |id: u64, status: &str, source: &str| {
+                json!({ "id": id, "iid": 3, "project_id": 40123, "status": status, "source": source, "ref": "master",
+                    "sha": commit, "name": null, "created_at": "2026-11-24T09:58:20.000Z" })
+            };
+            let newest = 1_812_460_000_u64;
+            let pipelines = json!([pipeline(newest, state, "push"), pipeline(newest + 1, "success", "schedule")]);
+            (format!("/projects/{quoted}/pipelines"), pipelines)
+        }
+        _ => {
+            let mut said = statuses(&[]);
+            let status = |context: &str, state: &str| json!({ "id": 3, "context": context, "status": state });
+            said["statuses"] = json!([status("ci / test", state), status("opri/shop/master", "failure")]);
+            said["total_count"] = json!(2);
+            said["repository"]["id"] = json!(31);
+            (format!("/repos/{slug}/commits/{commit}/status"), said)
+        }
+    }
+}
+
+/// The same lost hook, as each CI is asked about it and told what came of it.
+#[test]
+fn each_ci_is_asked_in_its_own_words_and_told_in_its_forge_s() {
+    for (provider, event, name, pending, passed, token) in [
+        ("travis", "", "", "started", "passed", "authorization: token the-token"),
+        ("gitlab", "Pipeline Hook", "gitlab-pipeline", "running", "success", "private-token: the-token"),
+        ("gitea", "workflow_run", "gitea-workflow-run", "pending", "success", "authorization: token the-token"),
+    ] {
+        let world = World::new();
+        let shop = world.repo("shop");
+        let forge = FakeForge::start(&world);
+        let api = format!("api = \"{}\", token = {{ file = \"secrets/token\" }}", forge.url);
+        let prime = believing(&world, &format!("{provider}:, {api}"));
+        let prime = prime.hosting(&shop, &format!("ci = \"{provider}\"\n")).start();
+        let first = shop.commit("one");
+        if provider == "travis" {
+            let file = prime.conf_file("prime.toml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(&file, text.replace("travis.pem\" }", &format!("travis.pem\", {api} }}"))).unwrap();
+            prime.does(&["reload"]);
+            prime.deploys(&shop, "master");
+        } else {
+            let answer = prime.tells(provider, event, &fixture(name, &first), "1");
+            prime.until_ended(&deployment(&answer), "live");
+        }
+        prime.kill_control();
+        let second = shop.commit("two");
+        let (path, not_yet) = word(provider, &shop.slug(), &second, pending);
+        forge.says(&path, not_yet);
+        prime.start();
+        let looked = prime.does(&["hook", "test", "shop"]);
+        assert!(looked.contains("has not passed") && looked.contains(pending), "{provider}: {looked}");
+        assert_eq!(prime.get("http://shop.test").body, "one");
+
+        prime.kill_control();
+        forge.says(&path, word(provider, &shop.slug(), &second, passed).1);
+        prime.start();
+        prime.says("http://shop.test", "two");
+        assert_eq!(forge.tokens.lock().unwrap().iter().collect::<Vec<_>>(), [token], "{provider}");
+        let told = match provider {
+            "gitlab" => format!("/projects/{}/statuses/{second}", shop.slug().replace('/', "%2F")),
+            _ => format!("/repos/{}/statuses/{second}", shop.slug()),
+        };
+        // Travis is a CI and no forge.
+        if provider != "travis" {
+            prime.until("the forge is told", || forge.has_been_told(&told, "success"));
+        }
+    }
 }
 
 #[test]
