@@ -55,9 +55,10 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ),
     // A reload's outcome is what the admin API sends, so it has one shape.
     ("reload", &["conf", "deploy", "web::api"], "a reload changes what is live; only web and the root ask for one"),
+    ("previews", &["conf", "deploy", "reload"], "a preview is a line of conf that a push writes"),
     (
         "web",
-        &["certs", "conf", "deploy", "forge", "hooks", "live", "observe", "reload", "runtime"],
+        &["certs", "conf", "deploy", "forge", "hooks", "live", "observe", "previews", "reload", "runtime"],
         "what answers over HTTP stands above everything but the composition root",
     ),
 ];

@@ -12,6 +12,7 @@ pub mod hooks;
 pub mod https;
 pub mod live;
 pub mod observe;
+mod previews;
 mod reload;
 pub mod runtime;
 pub mod secret;
@@ -45,6 +46,7 @@ use forge::Forge;
 use hooks::Hooks;
 use live::{Beginning, Home, Live, LiveError, RightsError};
 use observe::Observed;
+use previews::Previews;
 use reload::Reload;
 use runtime::{Runtime, RuntimeError};
 use source::Source;
@@ -97,13 +99,13 @@ enum Ending {
 pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(), ServeError> {
     let files = conf::watch(dir.clone()).await;
     let loaded = load(&dir)?;
-    let (conf, faults) = (Arc::new(loaded.conf), loaded.faults);
-    let state_dir = conf.machine.state_dir.clone();
-    let home = Home::of(&conf.machine)?;
+    let (state_dir, faults) = (loaded.conf.machine.state_dir.clone(), loaded.faults);
+    let home = Home::of(&loaded.conf.machine)?;
 
     let store = Store::open(&state_dir).await?;
     let observed = Observed::new()?;
     let history = History::new(store);
+    let conf = Arc::new(loaded.conf.with_previews(&history.previewed().await?));
     let runtime = Runtime::choose(&conf.machine).await?;
     let mut found = look_around(&conf, &history, &runtime).await?;
     found.clean(&history, &runtime).await;
@@ -162,6 +164,7 @@ async fn open_office(
     let desk = Desk::open(workshop.clone(), unfinished);
     Arc::new(Office {
         workshop: workshop.clone(),
+        previews: Previews::begin(workshop.clone(), reload.clone()),
         looker: Looker::begin(workshop.clone(), desk.clone(), forge.clone()),
         desk,
         forge,

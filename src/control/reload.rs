@@ -104,8 +104,12 @@ impl Reloader {
         let old = self.workshop.conf();
         let (dir, previous) = (self.dir.clone(), old.clone());
         let loading = tokio::task::spawn_blocking(move || conf::load(&dir, Some(&previous)));
+        let previews = match self.workshop.history.previewed().await {
+            Ok(previews) => previews,
+            Err(error) => return self.refused(format!("the previews cannot be read: {error}"), None),
+        };
         let (new, faults) = match loading.await {
-            Ok(Ok(loaded)) => (loaded.conf, loaded.faults),
+            Ok(Ok(loaded)) => (loaded.conf.with_previews(&previews), loaded.faults),
             Ok(Err(faults)) => return Reloaded { faults, ..Reloaded::default() },
             Err(error) => return self.refused(format!("conf could not be loaded: {error}"), None),
         };

@@ -17,6 +17,7 @@ use super::clock::Date;
 use super::id::RequestId;
 use super::metrics::{Busy, Counted, SiteMeter};
 use super::request::Asked;
+use super::respond::Told;
 use super::routing::Entry;
 use super::visit::Visit;
 use super::visitor::visitor;
@@ -36,6 +37,7 @@ pub struct Exchange {
     key: Option<Box<str>>,
     /// Of what the app says to caches, what leaves.
     pub passes: CdnFields,
+    is_unlisted: bool,
     /// Bytes of the answer's body that left.
     pub sent: u64,
     /// Bytes of the request's body that came.
@@ -88,6 +90,7 @@ impl Exchange {
             cache: None,
             key: None,
             passes: entry.map(|entry| entry.cache.passes).unwrap_or_default(),
+            is_unlisted: entry.is_some_and(|entry| entry.is_unlisted),
             sent: 0,
             received: 0,
             upstream: None,
@@ -108,6 +111,7 @@ impl Exchange {
             cache: None,
             key: None,
             passes: CdnFields::default(),
+            is_unlisted: false,
             sent: 0,
             received: 0,
             upstream: None,
@@ -129,8 +133,13 @@ impl Exchange {
         self.meter.is_site()
     }
 
+    /// What is said with the answer beside its own fields.
+    pub fn told(&self) -> Told<'_> {
+        Told { id: &self.id, cache: self.told_cache(), date: self.date(), is_unlisted: self.is_unlisted }
+    }
+
     /// What is said of the cache on the answer: nothing where it has no part in anything.
-    pub fn told_cache(&self) -> Option<Said<'_>> {
+    fn told_cache(&self) -> Option<Said<'_>> {
         let status = self.cache.filter(|_| self.is_site())?;
         Some(Said { status, key: self.key.as_deref() })
     }

@@ -314,7 +314,7 @@ impl ProxyHttp for Gateway {
         if let Some(exchange) = journey.exchange() {
             response.remove_header(&header::DATE);
             response.put("Date", &[&exchange.date()]);
-            headers::to_client(response, &exchange.id, exchange.told_cache());
+            headers::to_client(response, exchange.told());
         }
         Ok(())
     }
@@ -386,7 +386,7 @@ fn is_awaited(session: &Session) -> bool {
 async fn refuse(session: &mut Session, exchange: &Exchange, failure: Failure) -> Result<()> {
     let accept = session.req_header().headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let mut own = Own::page(failure, accept, &exchange.id);
-    let header = own.header(Told { id: &exchange.id, cache: None, date: exchange.date() });
+    let header = own.header(Told { cache: None, ..exchange.told() });
     let has_body = own.has_body(&session.req_header().method);
     session.write_response_header(header, !has_body).await?;
     if let Some(page) = own.body.at_hand().filter(|_| has_body) {
@@ -402,7 +402,7 @@ async fn refuse(session: &mut Session, exchange: &Exchange, failure: Failure) ->
 async fn settle(session: &mut Session, mut own: Box<Own>, journey: &mut Journey) -> FailToProxy {
     let over = FailToProxy { error_code: 0, can_reuse_downstream: false };
     let Some(exchange) = journey.exchange() else { return over };
-    let header = own.header(Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() });
+    let header = own.header(exchange.told());
     let has_body = own.has_body(&session.req_header().method);
     // pingora keeps no connection whose answer did not come from the app.
     session.set_keepalive(None);

@@ -8,11 +8,11 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::cache::Said;
 use super::field::{Fields, Kind};
 use super::forwarded;
 use super::id::RequestId;
 use super::request::Asked;
+use super::respond::Told;
 use super::visit::Visit;
 use crate::model::cache::CdnFields;
 
@@ -177,11 +177,14 @@ impl Passing {
     }
 }
 
-/// Says to a client by what way its answer came. `cache` is `None` where the cache has no part in anything.
-pub fn to_client(to: &mut impl Sink, id: &RequestId, cache: Option<Said<'_>>) {
-    to.put("X-Request-Id", &[id.as_bytes()]);
+/// Says to a client by what way its answer came, and what the edge has to say of it.
+pub fn to_client(to: &mut impl Sink, told: Told<'_>) {
+    to.put("X-Request-Id", &[told.id.as_bytes()]);
     to.put("Via", &[b"1.1 opri"]);
-    if let Some(cache) = cache {
+    if told.is_unlisted {
+        to.put("X-Robots-Tag", &[b"noindex"]);
+    }
+    if let Some(cache) = told.cache {
         cache.put(to);
     }
 }

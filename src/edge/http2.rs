@@ -32,7 +32,7 @@ use super::fetch::http2::{Http2, PIECE};
 use super::fetch::{self, Errand, Outcome};
 use super::passage::Passage;
 use super::request::Asked;
-use super::respond::{Own, Told};
+use super::respond::Own;
 use super::session::Session;
 use super::stream::Stream;
 use super::streams::Streams;
@@ -130,7 +130,7 @@ fn answer_at_once(session: Box<Session>, visit: &Visit, worker: &Arc<Worker>) ->
         Work::Own(mut own, mut exchange) if is_small(&own.body) && session.is_body_empty() => {
             let has_body = own.has_body(&session.head.method);
             exchange.status = Some(own.status);
-            session.begin(own.status, own.fields(told(&exchange)), !has_body).ok()?;
+            session.begin(own.status, own.fields(exchange.told()), !has_body).ok()?;
             if let Some(body) = own.body.at_hand().filter(|_| has_body) {
                 exchange.sent = body.len() as u64;
                 // Whoever does not take it is gone.
@@ -160,10 +160,6 @@ async fn answer((mut session, mut work): Rest, limits: Limits, visit: Arc<Visit>
         Work::Light(fetch, head, exchange) => light(session, (fetch, head), exchange, &worker).await,
         Work::Pingora(passage) => pingora(session, (visit.again(), passage), &worker).await,
     }
-}
-
-fn told(exchange: &Exchange) -> Told<'_> {
-    Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() }
 }
 
 /// Understands a request and decides about it.
@@ -285,7 +281,7 @@ fn is_plain(asked: &Asked<'_>, announced: Option<u64>) -> bool {
 async fn send(mut session: Session, mut own: Own, mut exchange: Exchange) {
     let has_body = own.has_body(&session.head.method);
     exchange.status = Some(own.status);
-    if session.begin(own.status, own.fields(told(&exchange)), !has_body).is_err() {
+    if session.begin(own.status, own.fields(exchange.told()), !has_body).is_err() {
         return;
     }
     if has_body {
@@ -307,7 +303,7 @@ async fn send(mut session: Session, mut own: Own, mut exchange: Exchange) {
 async fn read_along(mut session: Session, along: Along, mut exchange: Exchange) {
     let mut own = Own::coming(&along.coming, std::time::Instant::now());
     exchange.status = Some(own.status);
-    if session.begin(own.status, own.fields(told(&exchange)), false).is_err() {
+    if session.begin(own.status, own.fields(exchange.told()), false).is_err() {
         return;
     }
     let mut client = Http2 { session };

@@ -187,7 +187,18 @@ mod tests {
         let (host, to) = ("shop.test".parse().unwrap(), crate::model::route::Target::Absent);
         let site = Some("shop".parse().unwrap());
         let (cache, compression) = Default::default();
-        Route { host, path: "/".to_owned(), to, site, https_only: false, cache, limits, compression, purge_key: None }
+        Route {
+            host,
+            path: "/".to_owned(),
+            to,
+            site,
+            https_only: false,
+            cache,
+            limits,
+            compression,
+            purge_key: None,
+            is_unlisted: false,
+        }
     }
 
     fn rates(limits: SiteLimits) -> Arc<Rates> {

@@ -36,6 +36,8 @@ pub struct Told<'a> {
     pub id: &'a RequestId,
     pub cache: Option<Said<'a>>,
     pub date: Date,
+    /// It is nothing for search engines.
+    pub is_unlisted: bool,
 }
 
 /// What of a stored response still differs from one request to the next.
@@ -125,7 +127,7 @@ impl Own {
     pub fn http1(&self, told: Told<'_>, connection: Option<&'static str>) -> BytesMut {
         let mut head = http1(self.status, &self.headers);
         head.put("Date", &[&told.date]);
-        headers::to_client(&mut head, told.id, told.cache);
+        headers::to_client(&mut head, told);
         if let Some(connection) = connection {
             head.put("Connection", &[connection.as_bytes()]);
         }
@@ -137,7 +139,7 @@ impl Own {
     pub fn fields(&mut self, told: Told<'_>) -> HeaderMap {
         let mut fields = std::mem::take(&mut self.headers);
         fields.put("Date", &[&told.date]);
-        headers::to_client(&mut fields, told.id, told.cache);
+        headers::to_client(&mut fields, told);
         fields
     }
 
@@ -157,7 +159,7 @@ pub fn hot(to: &mut BytesMut, hit: &Hit, asked: &Asked<'_>, told: Told<'_>, conn
     to.extend_from_slice(&hit.stored.head);
     to.put("Date", &[&told.date]);
     to.put("Age", &[itoa::Buffer::new().format(hit.stored.age(asked.at).as_secs()).as_bytes()]);
-    headers::to_client(to, told.id, told.cache);
+    headers::to_client(to, told);
     if let Some(connection) = connection {
         to.put("Connection", &[connection.as_bytes()]);
     }

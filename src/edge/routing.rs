@@ -54,6 +54,8 @@ pub struct Entry {
     pub compression: CompressionPolicy,
     /// Of whoever may send PURGE requests.
     pub purge_key: Option<PurgeKey>,
+    /// Whether every answer says that it is nothing for search engines.
+    pub is_unlisted: bool,
 }
 
 #[derive(Debug)]
@@ -98,9 +100,10 @@ impl Table {
             let meter = metrics.site(route.site.as_ref());
             let rates = rates.of(route, &before.rates);
             let (body_max, compression) = (route.limits.body_max, route.compression.clone());
-            let purge_key = route.purge_key.clone();
-            let entry = Arc::new(Entry { to, site, https_only, cache, meter, rates, body_max, compression, purge_key });
-            entries.push((route.host.clone(), route.path.clone(), entry));
+            let (purge_key, is_unlisted) = (route.purge_key.clone(), route.is_unlisted);
+            let entry =
+                Entry { to, site, https_only, cache, meter, rates, body_max, compression, purge_key, is_unlisted };
+            entries.push((route.host.clone(), route.path.clone(), Arc::new(entry)));
         }
         let routes = RouteTable::build(entries).map_err(|conflicts| {
             let first = conflicts.into_iter().next();

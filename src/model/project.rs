@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,17 @@ pub struct Project {
     pub hooks: ProjectHooks,
     /// What PURGE requests must show; without it there are none.
     pub purge_secret: Option<Secret>,
+    /// Whether branches that no file names have hosts as well.
+    pub previews: Option<Previews>,
+}
+
+/// A project's `[previews]`: a host for each branch that somebody pushes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Previews {
+    /// How many there may be. The one that was pushed to longest ago makes room for another.
+    pub max: usize,
+    /// How long one stays after the last push to it.
+    pub ttl: Duration,
 }
 
 /// A project's `[hooks]`.
@@ -47,6 +59,15 @@ pub struct ProjectHooks {
 pub struct Branch {
     /// The first is canonical, the others redirect to it; wildcards are served as they are.
     pub hosts: Vec<HostPattern>,
+    /// Whether no file names it: nobody is to find it by searching, and it is given nothing that conf keeps for others.
+    pub is_preview: bool,
+}
+
+impl Branch {
+    /// One that a file names.
+    pub fn of(hosts: Vec<HostPattern>) -> Self {
+        Self { hosts, is_preview: false }
+    }
 }
 
 /// A project's `[limits]`, which hold for each of its sites by itself.
@@ -154,6 +175,10 @@ pub enum Secret {
 impl Project {
     pub fn sites(&self) -> impl Iterator<Item = (Site, &Branch)> {
         self.branches.iter().map(|(name, branch)| (Site::new(self.name.clone(), name.clone()), branch))
+    }
+
+    pub fn is_preview(&self, branch: &BranchName) -> bool {
+        self.branches.get(branch).is_some_and(|branch| branch.is_preview)
     }
 }
 

@@ -50,6 +50,9 @@ pub struct Route {
     /// Of whoever may send PURGE requests; `None`: nobody.
     #[serde(default)]
     pub purge_key: Option<PurgeKey>,
+    /// Whether search engines are told to pass it over.
+    #[serde(default)]
+    pub is_unlisted: bool,
 }
 
 /// What answers a route.

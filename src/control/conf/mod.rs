@@ -13,6 +13,7 @@ mod kept;
 mod machine;
 mod mention;
 mod outside;
+mod previews;
 mod project;
 mod raw;
 mod repository;

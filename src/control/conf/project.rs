@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::model::compression::CompressionPolicy;
 use crate::model::host::HostPattern;
 use crate::model::name::{BranchName, ProjectName};
-use crate::model::project::{Branch, Ci, Origin, Project, ProjectHooks, SiteLimits};
+use crate::model::project::{Branch, Ci, Origin, Previews, Project, ProjectHooks, SiteLimits};
 
 use super::claims::Claim;
 use super::machine::Ground;
@@ -50,6 +51,7 @@ pub fn read(sheet: &Sheet, name: &ProjectName, ground: &Ground<'_>) -> Said {
     let compression = root.table("compression").map(compression).unwrap_or_default();
     let https_only = root.word("https").and_then(|word| word.choice(&HTTPS));
     let hooks = root.table("hooks").map(|table| hooks(table, ground)).unwrap_or_default();
+    let previews = root.table("previews").and_then(|table| previews(table, has_upstream));
     root.close();
     let claims = hosts.claims;
     let project = origin.zip(ci).filter(|_| sheet.is_good()).map(|(origin, ci)| Project {
@@ -64,6 +66,7 @@ pub fn read(sheet: &Sheet, name: &ProjectName, ground: &Ground<'_>) -> Said {
         https_only,
         hooks,
         purge_secret,
+        previews,
     });
     Said { project, claims }
 }
@@ -113,7 +116,7 @@ impl Hosts<'_> {
     fn default_branches(&mut self, has_upstream: bool) -> BTreeMap<BranchName, Branch> {
         let names =
             if has_upstream { vec![BranchName::master()] } else { vec![BranchName::master(), BranchName::dev()] };
-        names.into_iter().map(|name| (name.clone(), Branch { hosts: self.default_hosts(&name, None) })).collect()
+        names.into_iter().map(|name| (name.clone(), Branch::of(self.default_hosts(&name, None)))).collect()
     }
 
     fn branches(&mut self, table: &Table<'_>) -> BTreeMap<BranchName, Branch> {
@@ -130,7 +133,7 @@ impl Hosts<'_> {
                 }
                 (Ok(name), None) => {
                     let hosts = self.default_hosts(&name, Some(at));
-                    branches.insert(name, Branch { hosts });
+                    branches.insert(name, Branch::of(hosts));
                 }
                 (Ok(name), Some(words)) => {
                     if words.is_empty() {
@@ -138,7 +141,7 @@ impl Hosts<'_> {
                         self.sheet.note(Some(at), format!("branch `{name}` has no host"), "", Some(hint.to_owned()));
                     }
                     let hosts = words.iter().filter_map(|word| self.host(word)).collect();
-                    branches.insert(name, Branch { hosts });
+                    branches.insert(name, Branch::of(hosts));
                 }
             }
         }
@@ -196,6 +199,20 @@ fn hooks(mut table: Table<'_>, ground: &Ground<'_>) -> ProjectHooks {
     hooks
 }
 
+fn previews(mut table: Table<'_>, has_upstream: bool) -> Option<Previews> {
+    let (max, ttl) = (table.word("max"), table.word("ttl"));
+    let previews = Previews {
+        max: max.and_then(|word| word.whole(1..=PREVIEWS_MAX)).and_then(|max| usize::try_from(max).ok()).unwrap_or(5),
+        ttl: ttl.and_then(|word| word.duration(Duration::from_secs(1)..=PREVIEW_TTL_MAX)).unwrap_or(PREVIEW_TTL),
+    };
+    if has_upstream {
+        let hint = "previews are built from a repository: take [previews] out".to_owned();
+        table.sheet().note(Some(table.at()), "a project with `upstream` has no previews", "", Some(hint));
+    }
+    table.close();
+    (!has_upstream).then_some(previews)
+}
+
 fn limits(mut table: Table<'_>) -> SiteLimits {
     let rate = |word: Word<'_>| word.whole(1..=RATE_MAX).and_then(|number| u32::try_from(number).ok());
     let limits = SiteLimits {
@@ -219,6 +236,10 @@ fn compression(mut table: Table<'_>) -> CompressionPolicy {
 }
 
 const RATE_MAX: u64 = 1_000_000;
+const PREVIEWS_MAX: u64 = 100;
+/// A week.
+const PREVIEW_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+const PREVIEW_TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 const CIS: [(&str, Ci); 6] = [
     ("travis", Ci::Travis),
     ("github", Ci::Github),

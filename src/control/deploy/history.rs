@@ -47,6 +47,18 @@ pub struct Placed {
     pub address: Address,
 }
 
+/// A branch that no file names and that has a host all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    pub site: Site,
+    /// The last push to it.
+    #[serde(with = "crate::model::instant")]
+    pub pushed_at: SystemTime,
+    /// It has no host any more, and what it was made of goes.
+    #[serde(default)]
+    pub is_over: bool,
+}
+
 /// A delivery that was accepted before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
@@ -133,6 +145,27 @@ impl History {
         }
         self.store.write(batch).await?;
         Ok(gone)
+    }
+
+    /// All previews, those that are over as well.
+    pub async fn previews(&self) -> Result<Vec<Preview>, StoreError> {
+        self.store.list("preview/").await
+    }
+
+    /// The sites of those that are not.
+    pub async fn previewed(&self) -> Result<Vec<Site>, StoreError> {
+        let all = self.previews().await?.into_iter();
+        Ok(all.filter(|preview| !preview.is_over).map(|preview| preview.site).collect())
+    }
+
+    pub async fn save_previews(&self, previews: &[Preview]) -> Result<(), StoreError> {
+        let put = |batch: Batch, preview: &Preview| batch.put(preview_key(&preview.site), preview);
+        self.store.write(previews.iter().fold(Batch::default(), put)).await
+    }
+
+    /// Forgets a preview of which nothing runs any more, and what served it.
+    pub async fn forget_preview(&self, site: &Site) -> Result<(), StoreError> {
+        self.store.write(Batch::default().delete(preview_key(site)).delete(active_key(site))).await
     }
 
     /// Oldest first: those that served.
@@ -261,6 +294,10 @@ fn numbers_key(site: &Site) -> String {
 
 fn active_key(site: &Site) -> String {
     format!("active/{}", path(site))
+}
+
+fn preview_key(site: &Site) -> String {
+    format!("preview/{}", path(site))
 }
 
 /// Numbers are padded so that keys come in their order.

@@ -11,7 +11,7 @@ pub mod history;
 pub mod look;
 mod pipeline;
 mod reconcile;
-mod supervise;
+pub mod supervise;
 pub mod tell;
 
 use std::path::PathBuf;

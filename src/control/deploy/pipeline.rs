@@ -10,10 +10,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use super::history::{ActiveRecord, Placed};
-use super::{DeployError, Workshop, host_of, supervise};
+use super::{DeployError, Workshop, host_of, project_of, supervise};
 use crate::control::conf;
 use crate::control::live::Active;
 use crate::control::runtime::{BuildLog, BuildOrder, Replica, Task};
+use crate::control::store::StoreError;
 use crate::model::app::{AppSpec, AppWish};
 use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
 use crate::model::name::{Commit, Site};
@@ -143,9 +144,13 @@ impl Attempt {
             None => AppWish::default(),
         };
         let conf = self.workshop.conf();
-        let unknown = || DeployError::UnknownProject(site.project.clone());
-        let project = conf.projects.get(&site.project).ok_or_else(unknown)?;
-        Ok(project.app.clone().or(own).settle())
+        let project = project_of(&conf, site)?;
+        let mut wish = project.app.clone();
+        if project.is_preview(&site.branch) {
+            // Whoever may push a branch may read what it is given.
+            wish.env.clear();
+        }
+        Ok(wish.or(own).settle())
     }
 
     async fn earlier(&mut self, number: u64) -> Result<Release, DeployError> {
@@ -282,11 +287,9 @@ impl Attempt {
 
     fn repository(&self) -> Result<Repository, DeployError> {
         let site = &self.deployment.id.site;
-        let conf = self.workshop.conf();
-        match conf.projects.get(&site.project).map(|project| &project.origin) {
-            Some(Origin::Repository(repository)) => Ok(repository.clone()),
-            Some(Origin::Upstream(_)) => Err(DeployError::NotOurs(site.clone())),
-            None => Err(DeployError::UnknownProject(site.project.clone())),
+        match &project_of(&self.workshop.conf(), site)?.origin {
+            Origin::Repository(repository) => Ok(repository.clone()),
+            Origin::Upstream(_) => Err(DeployError::NotOurs(site.clone())),
         }
     }
 
@@ -379,14 +382,18 @@ async fn prune(workshop: &Workshop, site: &Site) {
         return;
     };
     for release in prunable(releases, active.map(|active| active.release), keep) {
-        match workshop.history.forget(&release).await {
-            Ok(()) => {
-                workshop.live.forget(release.upstream()).await;
-                discard(workshop, &release.artifact).await;
-            }
-            Err(error) => tracing::warn!(%error, release = release.name(), %site, "could not be forgotten"),
+        if let Err(error) = remove(workshop, &release).await {
+            tracing::warn!(%error, release = release.name(), %site, "could not be forgotten");
         }
     }
+}
+
+/// Removes a release that serves no more, with what it was made of.
+pub async fn remove(workshop: &Workshop, release: &Release) -> Result<(), StoreError> {
+    workshop.history.forget(release).await?;
+    workshop.live.forget(release.upstream()).await;
+    discard(workshop, &release.artifact).await;
+    Ok(())
 }
 
 /// Removes an artifact, unless a release has the same: two commits can make one image.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::history::{ActiveRecord, Placed};
-use super::pipeline::{health_host, serving, stop_replicas};
+use super::pipeline::{health_host, remove, serving, stop_replicas};
 use super::{DeployError, Workshop, gate};
 use crate::control::runtime::{Replica, ReplicaId};
 use crate::model::address::Address;
@@ -255,4 +255,21 @@ pub async fn bring_back(workshop: &Arc<Workshop>, site: Site) {
         tracing::error!(%site, %error, "a site that is back in conf could not be routed");
     }
     take_up(workshop, &release, &active, &present);
+}
+
+/// Removes all that was made for a site that conf does not name: what serves, once its drain is over, and every release.
+pub async fn dismantle(workshop: &Workshop, site: &Site) -> Result<(), DeployError> {
+    if is_hosted(workshop, site) {
+        return Ok(());
+    }
+    if let Some(active) = workshop.history.active(site).await?
+        && let Some(release) = workshop.history.release(site, active.release).await?
+    {
+        workshop.live.drained(release.upstream(), release.app.drain).await;
+        stop_replicas(workshop, &active).await;
+    }
+    for release in workshop.history.releases(site).await? {
+        remove(workshop, &release).await?;
+    }
+    Ok(())
 }

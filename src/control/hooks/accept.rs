@@ -91,7 +91,7 @@ pub fn judge(claim: &Claim, projects: &BTreeMap<ProjectName, Project>) -> Result
                 provider: claim.provider,
                 delivery: claim.delivery.clone(),
                 project: project.name.clone(),
-                branch: branch.clone(),
+                branch,
                 commit: claim.commit.clone(),
                 number: claim.number,
                 repository_id: claim.repository_id,
@@ -102,8 +102,8 @@ pub fn judge(claim: &Claim, projects: &BTreeMap<ProjectName, Project>) -> Result
     if pushes.is_empty() { Ok(Verdict::Ignored(reasons.join("; "))) } else { Ok(Verdict::Push(pushes)) }
 }
 
-/// The project's own name for the branch, or why this is nothing for the project.
-fn branch<'p>(claim: &Claim, project: &'p Project) -> Result<&'p BranchName, String> {
+/// The branch that the project has or could have, or why this is nothing for the project.
+fn branch(claim: &Claim, project: &Project) -> Result<BranchName, String> {
     if project.ci != claim.ci {
         let said = match claim.ci {
             Ci::None => "plain pushes".to_owned(),
@@ -112,11 +112,9 @@ fn branch<'p>(claim: &Claim, project: &'p Project) -> Result<&'p BranchName, Str
         return Err(format!("project `{}` does not deploy on the word of {said}", project.name));
     }
     let is_same = |branch: &&BranchName| branch.as_str() == claim.branch;
-    project
-        .branches
-        .keys()
-        .find(is_same)
-        .ok_or_else(|| format!("project `{}` has no branch `{}`", project.name, shown(&claim.branch)))
+    let known = project.branches.keys().find(is_same).cloned();
+    let preview = || claim.branch.parse().ok().filter(|_| project.previews.is_some());
+    known.or_else(preview).ok_or_else(|| format!("project `{}` has no branch `{}`", project.name, shown(&claim.branch)))
 }
 
 /// Longer than any branch that conf can name, so that cutting makes no name of one.

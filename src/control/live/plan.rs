@@ -130,6 +130,7 @@ impl Plan<'_> {
                 limits: project.limits,
                 compression: project.compression.clone(),
                 purge_key: self.purge_keys.of(&project.name),
+                is_unlisted: branch.is_preview,
             });
         }
     }
@@ -178,6 +179,7 @@ fn own_route(host: HostPattern, path: &str) -> Route {
         limits: SiteLimits::default(),
         compression: CompressionPolicy { enabled: false, ..CompressionPolicy::default() },
         purge_key: None,
+        is_unlisted: false,
     }
 }
 

@@ -83,6 +83,11 @@ impl Source {
         self.git(project).remote(repository)?.head(branch).await
     }
 
+    /// Whether the repository can be asked and has no such branch.
+    pub async fn has_lost(&self, project: &ProjectName, repository: &Repository, branch: &BranchName) -> bool {
+        matches!(self.head(project, repository, branch).await, Err(SourceError::NoBranch { .. }))
+    }
+
     /// Which branches a project of this repository would have, asked of the repository itself.
     pub async fn heads(&self, project: &ProjectName, repository: &Repository) -> Result<Heads, SourceError> {
         self.git(project).remote(repository)?.heads().await

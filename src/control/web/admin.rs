@@ -25,6 +25,7 @@ use crate::control::deploy::desk::Desk;
 use crate::control::deploy::look::Looker;
 use crate::control::deploy::{DeployError, Workshop, project_of};
 use crate::control::forge::Forge;
+use crate::control::previews::Previews;
 use crate::control::reload::Reload;
 use crate::control::runtime::{ByteStream, follow_file, tail_file};
 use crate::link::why::Question;
@@ -47,6 +48,7 @@ pub struct Office {
     pub forge: Option<Forge>,
     pub deliveries: Deliveries,
     pub reload: Reload,
+    pub previews: Previews,
     pub rates: Rates,
     pub certificates: watch::Receiver<Vec<Certificate>>,
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::admin::Office;
+use crate::control::deploy::DeployError;
 use crate::control::deploy::desk::{Accepted, Via};
 use crate::control::deploy::history::History;
 use crate::control::hooks::{Claim, Judged, Refusal, Verdict};
@@ -92,7 +93,7 @@ pub async fn take(office: &Office, judged: &Judged, via: Via) -> Taken {
 async fn accept(office: &Office, pushes: &[Push], via: Via) -> Taken {
     let (mut deployments, mut ignored, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for push in pushes {
-        match office.desk.push(push.clone(), via).await {
+        match taken(office, push, via).await {
             Ok(Accepted::Deployment(id)) => deployments.push(id),
             Ok(Accepted::Ignored(why)) => ignored.push(why),
             Ok(Accepted::Refused(why)) => refused.push(why),
@@ -109,6 +110,24 @@ async fn accept(office: &Office, pushes: &[Push], via: Via) -> Taken {
         (false, _, reason) => Taken { status: StatusCode::ACCEPTED, outcome: "accepted", deployments, reason },
         (true, false, reason) => Taken::ignored(reason.unwrap_or_default()),
         (true, true, reason) => Taken::nothing(StatusCode::NOT_FOUND, "refused", reason.unwrap_or_default()),
+    }
+}
+
+/// Hands a push to the desk; one to a branch that no file names once it has a host.
+async fn taken(office: &Office, push: &Push, via: Via) -> Result<Accepted, DeployError> {
+    let site = push.site();
+    match office.desk.push(push.clone(), via).await {
+        Err(DeployError::UnknownBranch { .. }) if office.previews.admit(&site).await? => {
+            office.desk.push(push.clone(), via).await
+        }
+        Err(DeployError::UnknownBranch { .. }) => {
+            Ok(Accepted::Ignored(format!("`{site}` can have no preview: its host is another's, or conf has a fault")))
+        }
+        Ok(Accepted::Deployment(id)) => {
+            office.previews.admit(&site).await?;
+            Ok(Accepted::Deployment(id))
+        }
+        other => other,
     }
 }
 

@@ -112,7 +112,7 @@ async fn refuse(door: &mut Door, failure: Failure) {
     let mut exchange = Exchange::stray(&door.worker, door.stream.visit(), "HTTP/1.1", shared.ids.fresh());
     let mut own = Own::page(failure, None, &exchange.id);
     exchange.status = Some(own.status);
-    let head = own.http1(Told { id: &exchange.id, cache: None, date: exchange.date() }, Some("close"));
+    let head = own.http1(Told { cache: None, ..exchange.told() }, Some("close"));
     let Ok(page) = own.body.next().await else { return };
     if let Ok(true) = timeout(LINGER, send(&mut door.stream, &head, &page)).await {
         linger(&mut door.stream).await;
@@ -136,7 +136,7 @@ async fn own(door: &mut Door, request: Request) -> bool {
     let Lane::Own(answer, is_sound) = lane else { return false };
     let rest = framing.length().filter(|rest| is_sound && *rest <= BODY_REST_BYTES);
     let keeps_alive = keeps_alive && rest.is_some();
-    let told = Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() };
+    let told = exchange.told();
     let head = answer.http1(told, connection(version, keeps_alive));
     let mut body = if answer.has_body(&method) { answer.body } else { Body::default() };
     exchange.status = Some(answer.status);
@@ -220,7 +220,7 @@ async fn along(door: &mut Door, request: Request) -> bool {
         (None, Version::Http11) => (answer.chunked(), Wire::Chunks, keeps_alive),
         (None, Version::Http10) => (answer, Wire::Plain, false),
     };
-    let told = Told { id: &exchange.id, cache: exchange.told_cache(), date: exchange.date() };
+    let told = exchange.told();
     let head = answer.http1(told, connection(version, keeps_alive));
     door.stream.gathered().extend_from_slice(&head);
     exchange.status = Some(answer.status);

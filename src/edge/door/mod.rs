@@ -262,7 +262,13 @@ impl Door {
         {
             exchange::count_hit(&self.worker, asked, &call, answer.entry.as_deref(), hit);
             let key = answer.entry.as_deref().and_then(|entry| cache::shown_key(entry, asked));
-            return self.answer_hot(cx, asked, &entering, (hit, body, key.as_deref()));
+            let told = Told {
+                id: &entering.id,
+                cache: Some(Said { status: hit.status(), key: key.as_deref() }),
+                date: self.worker.clock.date(),
+                is_unlisted: answer.entry.as_ref().is_some_and(|entry| entry.is_unlisted),
+            };
+            return self.answer_hot(cx, asked, &entering, (hit, body, told));
         }
         let exchange = Exchange::new(&self.worker, asked, &call, answer.entry.as_deref(), entering.id.clone());
         let (lane, exchange) = self.lane(asked, answer.what, exchange, (head, entering.bytes));
@@ -331,10 +337,8 @@ impl Door {
         cx: &mut Context<'_>,
         asked: &Asked<'_>,
         entering: &Entering<'_>,
-        (hit, body, key): (&Hit, &Bytes, Option<&str>),
+        (hit, body, told): (&Hit, &Bytes, Told<'_>),
     ) -> Look {
-        let cache = Said { status: hit.status(), key };
-        let told = Told { id: &entering.id, cache: Some(cache), date: self.worker.clock.date() };
         let mut out = self.worker.buffers.take();
         respond::hot(&mut out, hit, asked, told, connection(entering.head.version, entering.keeps_alive));
         let mut body = if asked.method == Method::HEAD { Bytes::new() } else { body.clone() };

@@ -42,7 +42,7 @@ impl Client for Http1<'_> {
         to.reserve(head.length + ADDED + SMALL);
         copy(head, bytes, to, exchange.passes);
         to.put("Date", &[&exchange.date()]);
-        headers::to_client(to, &exchange.id, exchange.told_cache());
+        headers::to_client(to, exchange.told());
         if !self.keeps_alive {
             to.put("Connection", &[b"close"]);
         }

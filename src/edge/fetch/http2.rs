@@ -41,7 +41,7 @@ impl Client for Http2 {
     fn begin(&mut self, head: &Head, bytes: &[u8], exchange: &Exchange) -> Result<(), Gone> {
         let mut fields = fields(head, bytes, exchange.passes);
         fields.put("Date", &[&exchange.date()]);
-        headers::to_client(&mut fields, &exchange.id, exchange.told_cache());
+        headers::to_client(&mut fields, exchange.told());
         self.session.begin(head.status, fields, false).map_err(|_| Gone)
     }
 

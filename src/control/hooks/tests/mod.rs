@@ -70,7 +70,7 @@ fn world() -> World {
 
 fn project(name: &str, ci: Ci) -> Project {
     let hosts = vec![format!("{name}.test").parse().unwrap()];
-    let branch = |branch: &str| (branch.parse().unwrap(), Branch { hosts: hosts.clone() });
+    let branch = |branch: &str| (branch.parse().unwrap(), Branch::of(hosts.clone()));
     Project {
         name: name.parse().unwrap(),
         origin: Origin::Repository(Repository::Url(format!("https://github.com/Hasadna/{name}.git"))),
@@ -83,6 +83,7 @@ fn project(name: &str, ci: Ci) -> Project {
         https_only: None,
         hooks: Default::default(),
         purge_secret: None,
+        previews: None,
     }
 }
 
