@@ -6,6 +6,7 @@ mod world;
 
 mod access_log;
 mod balancing;
+mod building;
 mod caching;
 mod certificates;
 mod cli;

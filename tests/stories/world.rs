@@ -61,7 +61,7 @@ impl World {
     /// A Prime of this world, not started yet, on free ports of the loopback.
     pub fn prime(&self) -> Conf<'_> {
         let http = "127.0.0.1:0".to_owned();
-        let conf = Conf { world: self, http, listen: String::new(), machine: String::new() };
+        let conf = Conf { world: self, http, listen: String::new(), machine: String::new(), environment: Vec::new() };
         fs::create_dir_all(self.path().join("conf/projects")).unwrap();
         fs::write(self.path().join("conf/travis.pem"), self.travis.public_pem()).unwrap();
         conf
@@ -115,6 +115,7 @@ pub struct Conf<'w> {
     http: String,
     listen: String,
     machine: String,
+    environment: Vec<(String, String)>,
 }
 
 impl<'w> Conf<'w> {
@@ -145,6 +146,12 @@ impl<'w> Conf<'w> {
         self
     }
 
+    /// A variable that `opri serve` is started with.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     pub fn write(&self, runtime: &str) {
         let text = format!(
             "domain = \"test\"\nruntime = \"{runtime}\"\n\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
@@ -162,6 +169,7 @@ impl<'w> Conf<'w> {
         self.write(runtime);
         let prime = Prime {
             world: self.world,
+            environment: self.environment,
             control: RefCell::new(None),
             status: RefCell::new(Value::Null),
             number: RefCell::new(0),
@@ -174,6 +182,7 @@ impl<'w> Conf<'w> {
 /// A running Prime.
 pub struct Prime<'w> {
     pub world: &'w World,
+    environment: Vec<(String, String)>,
     control: RefCell<Option<Child>>,
     status: RefCell<Value>,
     number: RefCell<u64>,
@@ -187,6 +196,7 @@ impl Prime<'_> {
             .args(["serve", "--conf"])
             .arg(self.world.path().join("conf"))
             .current_dir(self.world.path())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
