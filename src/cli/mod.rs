@@ -27,6 +27,7 @@ mod client;
 mod completions;
 mod demo;
 mod deploy;
+mod doctor;
 mod hook;
 mod host;
 mod list;
@@ -82,6 +83,8 @@ enum Verb {
     Reload,
     /// Show what runs
     Status,
+    /// Say what this machine lacks to serve what conf names, and what to do
+    Doctor,
     /// Host a project: write its file, deploy it, and say what to tell its CI
     Host {
         /// The project's name: a-z, 0-9 and -
@@ -251,6 +254,7 @@ fn run(line: Line) -> Done {
         Verb::Check => Err(Failure::Told(Exit::Failed)),
         Verb::Reload => reload::run(&common),
         Verb::Status => status::run(&common),
+        Verb::Doctor => doctor::run(&common),
         Verb::Host { name, repository, main_url } => host::run(&common, &name, &repository, main_url.as_deref()),
         Verb::List => list::run(&common),
         Verb::Deploy { site, cancel: true, .. } => deploy::cancel(&common, site),

@@ -14,6 +14,7 @@ mod collapsing;
 mod compressing;
 mod deploying;
 mod docker;
+mod doctor;
 mod forges;
 mod full_disk;
 mod grpc;
