@@ -20,6 +20,7 @@ mod full_disk;
 mod grpc;
 mod hooks;
 mod hostile;
+mod hostile_words;
 mod interim;
 mod isolation;
 mod keeping;
