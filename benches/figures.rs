@@ -1,4 +1,5 @@
-//! The figures that Prime promises, measured on this machine and printed: `cargo bench --bench figures`.
+//! The figures that Prime promises, measured on this machine and printed: `cargo bench --bench figures`, or with `-- NAME …`
+//! some of them.
 //!
 //! Nothing here fails for being slow; a figure over its promise is marked.
 
@@ -30,12 +31,19 @@ const SECRET: &str = "c3a1f0e2d4b5968778695a4b3c2d1e0f";
 
 fn main() {
     println!("{:<62} {:>12} {:>12}", "", "measured", "promised");
-    swaps();
-    building();
-    start();
-    many_projects();
-    purges();
-    kept();
+    let all: [(&str, fn()); 6] = [
+        ("swaps", swaps),
+        ("building", building),
+        ("start", start),
+        ("many_projects", many_projects),
+        ("purges", purges),
+        ("kept", kept),
+    ];
+    // Those that are named, or all.
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    for (_, measure) in all.iter().filter(|(name, _)| named.is_empty() || named.iter().any(|named| named == name)) {
+        measure();
+    }
 }
 
 fn line(what: &str, measured: f64, promised: f64, unit: &str) {
