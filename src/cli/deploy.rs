@@ -1,6 +1,8 @@
 //! `opri deploy` and `opri rollback`: the same pipeline as a hook, followed live.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
 
 use super::client::{Client, piece, quoted};
 use super::{Common, Done, Exit, Failure, block_on, print_json};
@@ -8,6 +10,9 @@ use crate::control::web::api::{CancelOrder, Cancelled, DeployOrder, Followed, Or
 use crate::model::deployment::{Deployment, DeploymentId, Outcome, Stage};
 use crate::model::name::{Commit, Site};
 use crate::report;
+
+/// An app that was started is given ten seconds to end, and a container the same with the engine's own time.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 pub fn deploy(common: &Common, site: Site, commit: Option<Commit>) -> Done {
     let client = Client::new(common)?;
@@ -32,7 +37,12 @@ pub fn cancel(common: &Common, site: Site) -> Done {
         let cancelled: Cancelled = client.post("/v1/cancel", &CancelOrder { site, by: who_asks() }).await?;
         let mut ended = Vec::new();
         for id in &cancelled.deployments {
-            ended.extend(ending(&client, id).await?);
+            let late = |_| Failure::Said {
+                exit: Exit::TimedOut,
+                error: format!("{id} has not ended within {} s", ENDS_WITHIN.as_secs()),
+                hint: Some("it was told to: `opri list` shows where it is".to_owned()),
+            };
+            ended.extend(timeout(ENDS_WITHIN, ending(&client, id)).await.map_err(late)??);
         }
         Ok(ended)
     })?;

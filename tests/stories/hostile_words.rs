@@ -119,7 +119,8 @@ fn as_webhooks(prime: &Prime<'_>, repo: &crate::world::Repo) -> usize {
 
 /// Each word in each place that a person types.
 fn as_arguments(prime: &Prime<'_>) -> usize {
-    let places: [&dyn Fn(&str) -> Vec<String>; 4] = [
+    type Place<'p> = &'p dyn Fn(&str) -> Vec<String>;
+    let places: [Place<'_>; 4] = [
         &|word| vec!["deploy".to_owned(), "--".to_owned(), format!("shop/{word}")],
         &|word| vec!["deploy".to_owned(), "--".to_owned(), "shop".to_owned(), word.to_owned()],
         &|word| vec!["host".to_owned(), "--".to_owned(), word.to_owned(), "acme/shop".to_owned()],

@@ -17,6 +17,7 @@ mod docker;
 mod doctor;
 mod forges;
 mod full_disk;
+mod garbage;
 mod grpc;
 mod hooks;
 mod hostile;

@@ -61,7 +61,8 @@ impl World {
     /// A Prime of this world, not started yet, on free ports of the loopback.
     pub fn prime(&self) -> Conf<'_> {
         let http = "127.0.0.1:0".to_owned();
-        let conf = Conf { world: self, http, listen: String::new(), machine: String::new(), environment: Vec::new() };
+        let [above, listen, machine] = Default::default();
+        let conf = Conf { world: self, http, above, listen, machine, environment: Vec::new() };
         fs::create_dir_all(self.path().join("conf/projects")).unwrap();
         fs::write(self.path().join("conf/travis.pem"), self.travis.public_pem()).unwrap();
         conf
@@ -113,6 +114,7 @@ impl Repo {
 pub struct Conf<'w> {
     world: &'w World,
     http: String,
+    above: String,
     listen: String,
     machine: String,
     environment: Vec<(String, String)>,
@@ -135,6 +137,12 @@ impl<'w> Conf<'w> {
         self
     }
 
+    /// Further keys of `prime.toml` that stand in no table.
+    pub fn above(mut self, lines: &str) -> Self {
+        self.above.push_str(lines);
+        self
+    }
+
     pub fn http(mut self, address: &str) -> Self {
         self.http = address.to_owned();
         self
@@ -154,9 +162,9 @@ impl<'w> Conf<'w> {
 
     pub fn write(&self, runtime: &str) {
         let text = format!(
-            "domain = \"test\"\nruntime = \"{runtime}\"\n\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
+            "domain = \"test\"\nruntime = \"{runtime}\"\n{}\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
              metrics = \"127.0.0.1:0\"\n{}\n[hooks]\ntravis = {{ public_key = \"conf/travis.pem\" }}\n{}",
-            self.http, self.listen, self.machine
+            self.above, self.http, self.listen, self.machine
         );
         fs::write(self.world.path().join("conf/prime.toml"), text).unwrap();
     }

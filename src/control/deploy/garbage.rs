@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::sleep;
@@ -17,7 +17,7 @@ use super::{DeployError, Workshop};
 use crate::control::observe::DiskUse;
 use crate::control::source::Source;
 use crate::link::paths;
-use crate::model::deployment::{Deployment, Outcome};
+use crate::model::deployment::{Cause, Deployment, Outcome};
 use crate::model::name::{ProjectName, Site};
 use crate::model::release::{Artifact, Release, prunable};
 
@@ -27,7 +27,7 @@ const OTHER_LOGS_KEPT: usize = 10;
 const KEPT_WHEN_SHORT: usize = 1;
 /// Between two looks at the room that is left, when nothing is deployed.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// Between two of them at the least, however much is deployed: everything is walked through.
+/// Between two of them at the least, however much is deployed.
 const LOOK_LEAST: Duration = Duration::from_secs(5);
 
 /// Watches over the room until control ends.
@@ -36,8 +36,10 @@ pub async fn run(workshop: Arc<Workshop>) {
     let mut was_short = false;
     loop {
         was_short = make_room(&workshop, was_short).await;
+        let since = Instant::now();
         measure(&workshop).await;
-        sleep(LOOK_LEAST).await;
+        // Large trees are walked through more seldom.
+        sleep(LOOK_LEAST.max(since.elapsed() * 20)).await;
         let ended = async {
             loop {
                 match progress.recv().await {
@@ -67,7 +69,8 @@ async fn sweep_to(workshop: &Workshop, site: &Site, most: usize) -> Result<(), D
     let keep = workshop.conf().machine.keep_releases.min(most);
     let history = &workshop.history;
     history.sweep(site, SystemTime::now()).await?;
-    // In this order: whatever comes to serve meanwhile is not listed, or known to serve.
+    // In this order: whatever begins meanwhile is not listed, or known to be needed.
+    let logs = logs(&super::logs(&workshop.state_dir, site));
     let releases = history.releases(site).await?;
     let active = history.active(site).await?.map(|active| active.release);
     let needed = needed(workshop, site).await?;
@@ -78,7 +81,19 @@ async fn sweep_to(workshop: &Workshop, site: &Site, most: usize) -> Result<(), D
             discard(workshop, &release.artifact).await;
         }
     }
-    sweep_logs(workshop, site, most).await
+    let mut releases: BTreeSet<u64> = history.releases(site).await?.iter().map(|release| release.number).collect();
+    releases.extend(needed);
+    let builds = kept_builds(&history.deployments(site).await?, &releases, most.min(OTHER_LOGS_KEPT));
+    for (log, path) in logs {
+        let is_kept = match log {
+            Log::Build(number) => builds.contains(&number),
+            Log::Release(number) => releases.contains(&number),
+        };
+        if !is_kept && let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(%error, path = %path.display(), "an old log stays");
+        }
+    }
+    Ok(())
 }
 
 /// The releases that something runs of, or that a deployment under way is about.
@@ -90,36 +105,13 @@ async fn needed(workshop: &Workshop, site: &Site) -> Result<BTreeSet<u64>, Deplo
     Ok(running.chain(unfinished.filter_map(|deployment| deployment.release)).collect())
 }
 
-/// Removes the logs of what is gone. The files are listed first, so that none of a deployment that begins meanwhile is
-/// among them.
-async fn sweep_logs(workshop: &Workshop, site: &Site, most: usize) -> Result<(), DeployError> {
-    let dir = super::logs(&workshop.state_dir, site);
-    let files: Vec<PathBuf> = std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|file| file.path()).collect();
-    let deployments = workshop.history.deployments(site).await?;
-    let mut releases: BTreeSet<u64> =
-        workshop.history.releases(site).await?.iter().map(|release| release.number).collect();
-    releases.extend(needed(workshop, site).await?);
-    let builds = kept_builds(&deployments, &releases, most.min(OTHER_LOGS_KEPT));
-    for file in files {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_kept = match Log::of(&name) {
-            Some(Log::Build(number)) => builds.contains(&number),
-            Some(Log::Release(number)) => releases.contains(&number),
-            None => true,
-        };
-        if !is_kept && let Err(error) = std::fs::remove_file(&file) {
-            tracing::warn!(%error, file = %file.display(), "an old log stays");
-        }
-    }
-    Ok(())
-}
-
 /// The deployments whose build's log is kept: those under way, those that built a release that there is, and the newest
 /// others.
 fn kept_builds(deployments: &[Deployment], releases: &BTreeSet<u64>, others: usize) -> BTreeSet<u64> {
     let has_built = |one: &&Deployment| {
-        let built = matches!(one.outcome, Some(Outcome::Live { release }) if releases.contains(&release));
-        !one.is_over() || built
+        let is_rollback = matches!(one.cause, Cause::Rollback { .. });
+        let is_live = matches!(one.outcome, Some(Outcome::Live { release }) if releases.contains(&release));
+        !one.is_over() || (is_live && !is_rollback)
     };
     let kept = deployments.iter().filter(has_built);
     let newest = deployments.iter().rev().filter(|one| !has_built(one)).take(others);
@@ -132,6 +124,12 @@ enum Log {
     Build(u64),
     /// `r7.log` and `r7.log.1`, of a release.
     Release(u64),
+}
+
+/// The logs of a site.
+fn logs(dir: &Path) -> Vec<(Log, PathBuf)> {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    files.filter_map(|file| Some((Log::of(&file.file_name().to_string_lossy())?, file.path()))).collect()
 }
 
 impl Log {
@@ -223,7 +221,7 @@ fn size_of(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::deployment::{Cause, DeploymentId, Stage};
+    use crate::model::deployment::{DeploymentId, Stage};
 
     #[test]
     fn logs_stay_as_long_as_their_releases_and_of_others_the_newest() {

@@ -29,7 +29,9 @@ fn main() {
         match (words.next(), words.next().and_then(|word| word.parse().ok())) {
             (Some("exit"), Some(code)) => std::process::exit(code),
             (Some("threads"), _) => {
-                for number in 0..200 {
+                // The limit comes a moment after the start.
+                for number in 0..1000 {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
                     let sleep = || std::thread::sleep(std::time::Duration::from_secs(1000));
                     if std::thread::Builder::new().stack_size(65536).spawn(sleep).is_err() {
                         println!("no more threads after {number}");
