@@ -35,6 +35,7 @@ pub async fn build(
         if let Some(line) = &order.app.build {
             log.line(&format!("$ {line}"));
             let mut command = leashed(&folder, line);
+            command.arg("idle");
             command.env("OPRI_PROJECT", order.site.project.as_str()).env("OPRI_BRANCH", order.site.branch.as_str());
             command.env("OPRI_COMMIT", order.commit.as_str());
             let running = Running::begin("build", command)?;
@@ -112,7 +113,12 @@ impl Drop for Unfinished {
 
 /// Nobody writes into the pipe that stands at the input: it ends with the control that holds it, and then its reader ends
 /// the group. The reader is nobody's child, so that the line does not wait for it.
-const LEASH: &str = r#"exec 3<&0; ( (read -r never <&3; kill -9 -$$) & ); exec sh -c "$1" </dev/null 3<&-"#;
+///
+/// What is to be idle runs only when nothing else wants the processor, and stops at once when something does (sched(7));
+/// the lowest priority alone still lets it finish its turn.
+const LEASH: &str = r#"exec 3<&0; ( (read -r never <&3; kill -9 -$$) & )
+[ "$2" = idle ] && command -v chrt >/dev/null && exec chrt --idle 0 sh -c "$1" </dev/null 3<&-
+exec sh -c "$1" </dev/null 3<&-"#;
 
 #[cfg(test)]
 mod tests {
