@@ -1,4 +1,5 @@
-//! The figures that Prime promises, measured on this machine and printed: `cargo bench --bench figures`.
+//! The figures that Prime promises, measured on this machine and printed: `cargo bench --bench figures`, or with `-- NAME …`
+//! some of them.
 //!
 //! Nothing here fails for being slow; a figure over its promise is marked.
 
@@ -20,6 +21,7 @@ use visitors::Visitors;
 use world::{Prime, Repo, World, opri};
 
 const SWAPS: usize = 20;
+const BUILDS: usize = 5;
 const PROJECTS: usize = 1000;
 /// Stored responses that have one tag.
 const TAGGED: usize = 100_000;
@@ -29,11 +31,19 @@ const SECRET: &str = "c3a1f0e2d4b5968778695a4b3c2d1e0f";
 
 fn main() {
     println!("{:<62} {:>12} {:>12}", "", "measured", "promised");
-    swaps();
-    start();
-    many_projects();
-    purges();
-    kept();
+    let all: [(&str, fn()); 6] = [
+        ("swaps", swaps),
+        ("building", building),
+        ("start", start),
+        ("many_projects", many_projects),
+        ("purges", purges),
+        ("kept", kept),
+    ];
+    // Those that are named, or all.
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    for (_, measure) in all.iter().filter(|(name, _)| named.is_empty() || named.iter().any(|named| named == name)) {
+        measure();
+    }
 }
 
 fn line(what: &str, measured: f64, promised: f64, unit: &str) {
@@ -77,6 +87,57 @@ fn swaps() {
     let requests = tally.requests.load(std::sync::atomic::Ordering::Relaxed);
     line(&format!("failed of {requests} requests by 32 visitors over {SWAPS} swaps"), failed, 0.0, "");
     line("edge at rest, resident", resident(&prime), 30.0, "MB");
+}
+
+/// What visitors notice of a build beside them, that takes all the processor it gets.
+fn building() {
+    let world = World::new();
+    let (shop, mill) = (repository(&world, "shop"), repository(&world, "mill"));
+    commit(&shop, "page");
+    commit(&mill, "page");
+    let burn = "for burner in 1 2 3 4; do while :; do :; done & done; wait";
+    let prime = world.prime().hosting(&shop, "").hosting(&mill, &format!("[app]\nbuild = \"{burn}\"\n")).start();
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "page");
+    let address = prime.address("http");
+    // Interleaved, so that what else the machine does falls on both.
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..BUILDS {
+        alone.push(slowest_percent(address));
+        let id = world::deployment(&prime.push(&mill, "master"));
+        prime.until("it builds", || prime.does(&["list", "--json"]).contains("\"stage\": \"building\""));
+        beside.push(slowest_percent(address));
+        prime.does(&["deploy", "--cancel", "mill"]);
+        prime.until_ended(&id, "cancelled");
+    }
+    let (alone, beside) = (median(alone), median(beside));
+    let what = format!("p99 beside a build, in p99 without ({alone:.1} ms), median of {BUILDS}");
+    line(&what, beside / alone, 2.0, "x");
+}
+
+/// Milliseconds that 99 of 100 requests took at most, of eight visitors who ask every few milliseconds.
+fn slowest_percent(address: std::net::SocketAddr) -> f64 {
+    let visit = || {
+        let mut visitor = Asker::new(address);
+        let ask = |_| {
+            std::thread::sleep(Duration::from_millis(4));
+            let since = Instant::now();
+            assert!(visitor.ask("GET / HTTP/1.1\r\n", "").contains(" 200 OK"));
+            milliseconds(since.elapsed())
+        };
+        (0..500).map(ask).collect::<Vec<_>>()
+    };
+    let mut took: Vec<f64> = std::thread::scope(|scope| {
+        let visitors: Vec<_> = (0..8).map(|_| scope.spawn(visit)).collect();
+        visitors.into_iter().flat_map(|visitor| visitor.join().unwrap()).collect()
+    });
+    took.sort_by(f64::total_cmp);
+    took[took.len() * 99 / 100]
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// With four projects that run, control having ended before.

@@ -1,13 +1,18 @@
 //! `opri deploy` and `opri rollback`: the same pipeline as a hook, followed live.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
 
 use super::client::{Client, piece, quoted};
-use super::{Common, Done, Exit, Failure, block_on};
-use crate::control::web::api::{DeployOrder, Followed, Ordered, RollbackOrder};
+use super::{Common, Done, Exit, Failure, block_on, print_json};
+use crate::control::web::api::{CancelOrder, Cancelled, DeployOrder, Followed, Ordered, RollbackOrder};
 use crate::model::deployment::{Deployment, DeploymentId, Outcome, Stage};
 use crate::model::name::{Commit, Site};
 use crate::report;
+
+/// An app that was started is given ten seconds to end, and a container the same with the engine's own time.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 pub fn deploy(common: &Common, site: Site, commit: Option<Commit>) -> Done {
     let client = Client::new(common)?;
@@ -25,19 +30,79 @@ pub fn rollback(common: &Common, site: Site, release: Option<u64>) -> Done {
     })
 }
 
+/// Ends what is under way, and waits until it has ended.
+pub fn cancel(common: &Common, site: Site) -> Done {
+    let client = Client::new(common)?;
+    let ended = block_on(async {
+        let cancelled: Cancelled = client.post("/v1/cancel", &CancelOrder { site, by: who_asks() }).await?;
+        let mut ended = Vec::new();
+        for id in &cancelled.deployments {
+            let late = |_| Failure::Said {
+                exit: Exit::TimedOut,
+                error: format!("{id} has not ended within {} s", ENDS_WITHIN.as_secs()),
+                hint: Some("it was told to: `opri list` shows where it is".to_owned()),
+            };
+            ended.extend(timeout(ENDS_WITHIN, ending(&client, id)).await.map_err(late)??);
+        }
+        Ok(ended)
+    })?;
+    if common.json {
+        print_json(&ended)?;
+    }
+    for deployment in &ended {
+        match &deployment.outcome {
+            Some(Outcome::Cancelled { at, .. }) if !common.json => say!("{} is cancelled while {at}", deployment.id),
+            Some(Outcome::Cancelled { .. }) => {}
+            Some(Outcome::Live { .. }) | None => {
+                let (error, hint) = (format!("{} serves: it was too late", deployment.id), "`opri rollback` goes back");
+                return Err(Failure::Said { exit: Exit::Refused, error, hint: Some(hint.to_owned()) });
+            }
+            Some(Outcome::Failed { .. } | Outcome::Superseded { .. }) if common.json => {}
+            Some(Outcome::Failed { .. } | Outcome::Superseded { .. }) => say!("{} had ended by itself", deployment.id),
+        }
+    }
+    Ok(())
+}
+
+/// The person at the shell, whoever they became by sudo.
+fn who_asks() -> String {
+    let own = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
+    let name = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty()).or_else(own);
+    name.unwrap_or_else(|| format!("user {}", nix::unistd::getuid()))
+}
+
 /// Prints a line a stage and the build's output, until the deployment serves or has ended.
 pub async fn follow(client: &Client, id: &DeploymentId, json: bool) -> Done {
-    let mut body = client.open(&format!("/v1/follow?deployment={}", quoted(id))).await?;
     let mut telling = Telling { json, since: Instant::now(), ending: None };
+    each_line(client, id, |line| telling.tell(line)).await?;
+    telling.ending.unwrap_or_else(|| Err(Failure::new("control ended before the deployment did")))
+}
+
+/// How a deployment stands at last.
+async fn ending(client: &Client, id: &DeploymentId) -> Result<Option<Deployment>, Failure> {
+    let mut last = None;
+    let hear = |line: &[u8]| {
+        if let Followed::Stage(deployment) = serde_json::from_slice(line).map_err(Failure::new)? {
+            last = Some(*deployment);
+        }
+        Ok(())
+    };
+    each_line(client, id, hear).await?;
+    Ok(last)
+}
+
+/// The JSON lines that tell a deployment.
+async fn each_line(client: &Client, id: &DeploymentId, mut hear: impl FnMut(&[u8]) -> Done) -> Done {
+    let mut body = client.open(&format!("/v1/follow?deployment={}", quoted(id))).await?;
     let mut rest = Vec::new();
     while let Some(bytes) = piece(&mut body).await? {
         rest.extend_from_slice(&bytes);
         while let Some(end) = rest.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();
-            telling.tell(&line)?;
+            hear(&line)?;
         }
     }
-    telling.ending.unwrap_or_else(|| Err(Failure::new("control ended before the deployment did")))
+    Ok(())
 }
 
 struct Telling {
@@ -71,6 +136,12 @@ impl Telling {
                     deployment.id.site
                 ));
                 self.ending = Some(Err(Failure::Said { exit: Exit::Failed, error, hint }));
+                return;
+            }
+            Some(Outcome::Cancelled { at, by }) => {
+                let error = format!("{} was cancelled by {by} while {at}", deployment.id);
+                let hint = Some("nothing that served was touched".to_owned());
+                self.ending = Some(Err(Failure::Said { exit: Exit::Refused, error, hint }));
                 return;
             }
             Some(Outcome::Superseded { by }) => {

@@ -49,6 +49,7 @@ fn row(site: &SiteLine) -> Vec<String> {
         site.url.clone(),
         site.deployment.as_ref().map_or_else(String::new, |deployment| match &deployment.outcome {
             None => format!("#{} {}", deployment.id.number, deployment.stage),
+            Some(Outcome::Cancelled { at, .. }) => format!("#{} was cancelled while {at}", deployment.id.number),
             Some(Outcome::Failed { at, .. }) => format!("#{} failed while {at}", deployment.id.number),
             Some(outcome) => format!("#{} {}", deployment.id.number, outcome.as_str()),
         }),

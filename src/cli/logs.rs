@@ -9,11 +9,23 @@ use super::{Common, Done, Failure, block_on};
 use crate::model::name::Site;
 use crate::report;
 
-pub fn run(common: &Common, site: &Site, follow: bool, lines: Option<usize>, build: bool) -> Done {
+/// Which lines are asked for.
+#[derive(Debug)]
+pub struct Wanted {
+    pub follow: bool,
+    pub lines: Option<usize>,
+    pub build: bool,
+    /// Of which release the build; the newest when not said.
+    pub release: Option<u64>,
+}
+
+pub fn run(common: &Common, site: &Site, wanted: &Wanted) -> Done {
     let client = Client::new(common)?;
     block_on(async {
-        let lines = lines.map_or_else(String::new, |lines| format!("&lines={lines}"));
-        let path = format!("/v1/logs?site={}&follow={follow}&build={build}{lines}", quoted(site));
+        let Wanted { follow, build, .. } = wanted;
+        let lines = wanted.lines.map_or_else(String::new, |lines| format!("&lines={lines}"));
+        let release = wanted.release.map_or_else(String::new, |release| format!("&release={release}"));
+        let path = format!("/v1/logs?site={}&follow={follow}&build={build}{lines}{release}", quoted(site));
         // An app's words reach the terminal with everything escaped that could command it.
         print(client.open(&path).await?, report::clean).await
     })

@@ -27,6 +27,7 @@ mod client;
 mod completions;
 mod demo;
 mod deploy;
+mod doctor;
 mod hook;
 mod host;
 mod list;
@@ -82,6 +83,8 @@ enum Verb {
     Reload,
     /// Show what runs
     Status,
+    /// Say what this machine lacks to serve what conf names, and what to do
+    Doctor,
     /// Host a project: write its file, deploy it, and say what to tell its CI
     Host {
         /// The project's name: a-z, 0-9 and -
@@ -94,7 +97,13 @@ enum Verb {
     /// List every site with its release and traffic
     List,
     /// Deploy a branch's head, or a commit of it, and follow it live
-    Deploy { site: Site, commit: Option<Commit> },
+    Deploy {
+        site: Site,
+        commit: Option<Commit>,
+        /// End what is being deployed there, or waits to be, before it serves
+        #[arg(long, conflicts_with = "commit")]
+        cancel: bool,
+    },
     /// Bring an earlier release back without building it
     Rollback {
         site: Site,
@@ -117,6 +126,9 @@ enum Verb {
         /// The newest build instead of the app
         #[arg(long)]
         build: bool,
+        /// The build of this release: r7
+        #[arg(long, requires = "build", value_parser = argument::release_number)]
+        release: Option<u64>,
         /// The requests instead: of one site, or of all
         #[arg(long, conflicts_with = "build")]
         access: bool,
@@ -242,15 +254,19 @@ fn run(line: Line) -> Done {
         Verb::Check => Err(Failure::Told(Exit::Failed)),
         Verb::Reload => reload::run(&common),
         Verb::Status => status::run(&common),
+        Verb::Doctor => doctor::run(&common),
         Verb::Host { name, repository, main_url } => host::run(&common, &name, &repository, main_url.as_deref()),
         Verb::List => list::run(&common),
-        Verb::Deploy { site, commit } => deploy::deploy(&common, site, commit),
+        Verb::Deploy { site, cancel: true, .. } => deploy::cancel(&common, site),
+        Verb::Deploy { site, commit, .. } => deploy::deploy(&common, site, commit),
         Verb::Rollback { site, release } => deploy::rollback(&common, site, release),
         Verb::Releases { site } => releases::run(&common, &site),
         Verb::Logs { site, follow, lines, access: true, filter, .. } => {
             access::run(&common, &filter.query(site, follow, lines))
         }
-        Verb::Logs { site: Some(site), follow, lines, build, .. } => logs::run(&common, &site, follow, lines, build),
+        Verb::Logs { site: Some(site), follow, lines, build, release, .. } => {
+            logs::run(&common, &site, &logs::Wanted { follow, lines, build, release })
+        }
         Verb::Logs { site: None, .. } => Err(Failure::Told(Exit::Usage)),
         Verb::Purge { name: (project, branch), scope, soft } => {
             purge::run(&common, &Purge { project, branch, scope: scope.meant(), is_soft: soft })

@@ -35,6 +35,8 @@ pub fn run(common: &Common) -> Done {
         say!("dashboard  {dashboard}");
     }
     say!("state      {}", status.state_dir.display());
+    let mib = |(kind, bytes): (&str, u64)| (bytes > 0).then(|| format!("{kind} {} MiB", bytes.div_ceil(1 << 20)));
+    say!("disk       {}", status.disk.kinds().into_iter().filter_map(mib).collect::<Vec<_>>().join(", "));
     report::print_faults(&status.faults);
     Ok(())
 }

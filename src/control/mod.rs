@@ -41,7 +41,7 @@ use conf::{Conf, Loaded};
 use deploy::desk::Desk;
 use deploy::history::History;
 use deploy::look::Looker;
-use deploy::{DeployError, Workshop, look_around, tell};
+use deploy::{DeployError, Workshop, garbage, look_around, tell};
 use forge::Forge;
 use hooks::Hooks;
 use live::{Beginning, Home, Live, LiveError, RightsError};
@@ -160,6 +160,7 @@ async fn open_office(
     certificates: watch::Receiver<Vec<Certificate>>,
 ) -> Arc<Office> {
     let forge = forge();
+    tokio::spawn(keep_room(workshop.clone()));
     tokio::spawn(tell::run(workshop.clone(), forge.clone()));
     let desk = Desk::open(workshop.clone(), unfinished);
     Arc::new(Office {
@@ -173,6 +174,11 @@ async fn open_office(
         rates: Rates::begin(workshop.live.clone()),
         certificates,
     })
+}
+
+/// Until control ends.
+async fn keep_room(workshop: Arc<Workshop>) {
+    workshop.while_running(garbage::run(workshop.clone())).await;
 }
 
 /// Who asks CIs and forges; without it only hooks are heard.

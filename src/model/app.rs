@@ -21,6 +21,17 @@ pub struct AppWish {
     pub run: Option<String>,
     pub env: BTreeMap<String, String>,
     pub services: Option<Vec<String>>,
+    /// Conf's alone.
+    pub container: ContainerWish,
+}
+
+/// What conf says of its containers, key by key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerWish {
+    pub memory: Option<u64>,
+    pub pids: Option<u32>,
+    pub capabilities: Option<Vec<String>>,
+    pub read_only: Option<bool>,
 }
 
 /// The wishes of `health = { … }`, key by key.
@@ -74,6 +85,28 @@ pub struct AppSpec {
     pub run: Option<String>,
     pub env: BTreeMap<String, String>,
     pub services: Vec<String>,
+    #[serde(default)]
+    pub container: ContainerBounds,
+}
+
+/// What a container of the app may have; a plain process is not held to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerBounds {
+    /// Bytes, with no swap beyond them.
+    pub memory: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Of all that root has (capabilities(7)), without `CAP_`; everything else is dropped.
+    pub capabilities: Vec<String>,
+    /// Whether its root file system is read-only, with a `/tmp` in memory.
+    pub read_only: bool,
+}
+
+impl Default for ContainerBounds {
+    fn default() -> Self {
+        Self { memory: 1 << 30, pids: 512, capabilities: Vec::new(), read_only: false }
+    }
 }
 
 /// When an app counts as ready.
@@ -117,6 +150,7 @@ impl AppWish {
             run: self.run.or(other.run),
             env,
             services: self.services.or(other.services),
+            container: self.container,
         }
     }
 
@@ -140,6 +174,19 @@ impl AppWish {
             run: self.run,
             env: self.env,
             services: self.services.unwrap_or_default(),
+            container: self.container.settle(),
+        }
+    }
+}
+
+impl ContainerWish {
+    fn settle(self) -> ContainerBounds {
+        let usual = ContainerBounds::default();
+        ContainerBounds {
+            memory: self.memory.unwrap_or(usual.memory),
+            pids: self.pids.unwrap_or(usual.pids),
+            capabilities: self.capabilities.unwrap_or(usual.capabilities),
+            read_only: self.read_only.unwrap_or(usual.read_only),
         }
     }
 }
@@ -163,9 +210,11 @@ mod tests {
     }
 
     #[test]
-    fn a_specification_stored_before_there_was_a_choice_speaks_http_1() {
+    fn a_specification_stored_before_there_was_a_choice_has_what_was_usual() {
         let mut stored = serde_json::to_value(AppWish::default().settle()).unwrap();
         assert_eq!(stored.as_object_mut().unwrap().remove("protocol"), Some("http1".into()));
-        assert_eq!(serde_json::from_value::<AppSpec>(stored).unwrap().protocol, Protocol::Http1);
+        assert!(stored.as_object_mut().unwrap().remove("container").is_some());
+        let read = serde_json::from_value::<AppSpec>(stored).unwrap();
+        assert_eq!((read.protocol, read.container), (Protocol::Http1, ContainerBounds::default()));
     }
 }

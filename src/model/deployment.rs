@@ -119,6 +119,8 @@ pub enum Outcome {
     Failed { at: Stage, reason: String },
     /// A newer push came before this one was begun.
     Superseded { by: u64 },
+    /// Somebody ended it before its swap; what served before still does.
+    Cancelled { at: Stage, by: String },
 }
 
 impl Outcome {
@@ -128,6 +130,7 @@ impl Outcome {
             Outcome::Live { .. } => "live",
             Outcome::Failed { .. } => "failed",
             Outcome::Superseded { .. } => "superseded",
+            Outcome::Cancelled { .. } => "cancelled",
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Machine {
     pub build: BuildLimits,
     /// Releases kept per branch beside the active one.
     pub keep_releases: usize,
+    /// Bytes: with less room on the disk of the state directory, releases are removed that would be kept.
+    pub keep_free: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +201,10 @@ pub struct BuildLimits {
     pub timeout: Duration,
     /// Bytes.
     pub memory: u64,
+    /// In the engine alone: a plain process has the lowest priority instead.
     pub cpus: f64,
+    /// Processes at once.
+    pub pids: u32,
 }
 
 impl Eq for BuildLimits {}

@@ -43,9 +43,41 @@ impl Release {
     }
 }
 
-/// Which of a branch's releases to keep, newest first: the active one and the `keep` newest others. The rest is prunable.
+/// Which of a branch's releases to keep: the active one, the one before it, to which a rollback goes, and the newest others,
+/// `keep` beside the active one in all. The rest is prunable.
 pub fn prunable(mut releases: Vec<Release>, active: Option<u64>, keep: usize) -> Vec<Release> {
     releases.sort_by_key(|release| std::cmp::Reverse(release.number));
+    let before = |release: &Release| active.is_some_and(|active| release.number < active);
+    let previous = releases.iter().find(|release| before(release)).map(|release| release.number);
+    releases.sort_by_key(|release| Some(release.number) != previous);
     let inactive = releases.into_iter().filter(|release| Some(release.number) != active);
     inactive.skip(keep).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::app::AppWish;
+
+    #[test]
+    fn the_release_that_a_rollback_goes_to_is_kept_before_newer_ones() {
+        let release = |number| Release {
+            site: "shop".parse().unwrap(),
+            number,
+            commit: "0123456789012345678901234567890123456789".parse().unwrap(),
+            artifact: Artifact::Image(number.to_string()),
+            app: AppWish::default().settle(),
+            built_at: SystemTime::UNIX_EPOCH,
+        };
+        let pruned = |active, keep| {
+            let gone = prunable((1..=6).map(release).collect(), active, keep);
+            gone.iter().map(|release| release.number).collect::<Vec<_>>()
+        };
+        assert_eq!(pruned(Some(6), 2), [3, 2, 1]);
+        assert_eq!(pruned(Some(3), 2), [5, 4, 1], "the one before, and the newest other");
+        assert_eq!(pruned(Some(3), 1), [6, 5, 4, 1]);
+        assert_eq!(pruned(Some(1), 1), [5, 4, 3, 2]);
+        assert_eq!(pruned(None, 4), [2, 1]);
+        assert_eq!(pruned(Some(6), 0), [5, 4, 3, 2, 1]);
+    }
 }

@@ -17,6 +17,13 @@ pub fn engine() -> bool {
     answers
 }
 
+/// What the engine's command line prints.
+fn told(arguments: &[&str]) -> String {
+    let output = Command::new("docker").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
 /// What a world made in the engine, removed at its end.
 pub struct Cleaning(pub String);
 
@@ -95,16 +102,26 @@ fn an_image_is_built_from_scratch_run_on_a_socket_and_swapped_under_visitors() {
     assert_eq!(prime.get("http://dockershop.test").body, "page two");
     visitors.go().is_flawless();
 
-    let inspect = |format: &str| {
-        let filter = ["ps", "-q", "--filter", "label=openprime.project=dockershop"];
-        let ids = Command::new("docker").args(filter).output().unwrap().stdout;
-        let id = String::from_utf8_lossy(&ids).split_whitespace().next().unwrap().to_owned();
-        let output = Command::new("docker").args(["inspect", "--format", format, &id]).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
-    assert_eq!(inspect("{{len .HostConfig.PortBindings}}"), "0", "no port is published");
-    assert_eq!(inspect("{{.HostConfig.CapDrop}}"), "[ALL]");
-    assert!(inspect("{{.HostConfig.SecurityOpt}}").contains("no-new-privileges"));
+    let ids = told(&["ps", "-q", "--filter", "label=openprime.project=dockershop"]);
+    let id = ids.split_whitespace().next().unwrap().to_owned();
+    for (format, expected) in [
+        ("{{len .HostConfig.PortBindings}} {{.HostConfig.PublishAllPorts}}", "0 false"),
+        ("{{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}}", "[ALL] []"),
+        ("{{.HostConfig.Privileged}} {{.HostConfig.SecurityOpt}}", "false [no-new-privileges:true]"),
+        ("{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.PidsLimit}}", "1073741824 1073741824 512"),
+        ("{{.HostConfig.Init}} {{.HostConfig.ReadonlyRootfs}}", "true false"),
+        (
+            "{{index .HostConfig.LogConfig.Config \"max-size\"}} {{index .HostConfig.LogConfig.Config \"max-file\"}}",
+            "10m 3",
+        ),
+        ("{{len .NetworkSettings.Networks}} {{len .Mounts}}", "1 1"),
+        (
+            "{{index .Config.Labels \"openprime.project\"}} {{index .Config.Labels \"openprime.release\"}}",
+            "dockershop 2",
+        ),
+    ] {
+        assert_eq!(told(&["inspect", "--format", format, &id]), expected, "{format}");
+    }
 
     prime.does(&["rollback", "dockershop"]);
     prime.says("http://dockershop.test", "page one");
@@ -149,6 +166,68 @@ fn a_base_image_from_a_busybox_root_runs_build_steps_and_a_failing_one_keeps_its
     assert!(reason.contains("non-zero code: 3"), "{reason}");
     assert!(prime.does(&["logs", "--build", "busyshop"]).contains("the reason it broke"));
     prime.says("http://busyshop.test", "from busybox");
+}
+
+#[test]
+fn what_conf_grants_a_container_holds_for_the_next_release() {
+    if !engine() {
+        return;
+    }
+    let world = World::new();
+    let shop = world.repo("grantshop");
+    let _cleaning = Cleaning("grantshop".to_owned());
+    commit(&shop, "granted", "FROM scratch\nCOPY server /server\nCMD [\"/server\"]\n");
+    let app = "[app]\nmemory = \"64MiB\"\npids = 40\ncapabilities = [\"NET_BIND_SERVICE\"]\nread_only = true\n";
+    let prime = world.prime().hosting(&shop, app).start_with("docker");
+    prime.deploys(&shop, "master");
+    prime.says("http://grantshop.test", "granted");
+    let id = told(&["ps", "-q", "--filter", "label=openprime.project=grantshop"]);
+    let format =
+        "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}";
+    assert_eq!(told(&["inspect", "--format", format, &id]), "67108864 40 true [ALL]");
+    assert!(told(&["inspect", "--format", "{{.HostConfig.CapAdd}}", &id]).contains("NET_BIND_SERVICE"));
+}
+
+#[test]
+fn a_build_in_the_engine_is_cancelled_and_leaves_one_name_for_its_layers() {
+    if !engine() {
+        return;
+    }
+    if !Path::new("/bin/busybox").exists() {
+        eprintln!("SKIPPED: Debian's busybox-static is not installed, so no build in the engine was cancelled");
+        return;
+    }
+    let world = World::new();
+    let shop = world.repo("haltshop");
+    let _cleaning = Cleaning("haltshop".to_owned());
+    import_busybox(&world);
+    let base = "FROM opri-story/busybox:1\nCOPY server /server\n";
+    commit(&shop, "halts", &format!("{base}RUN [\"/bin/busybox\", \"sleep\", \"4242\"]\n"));
+    let prime = world.prime().hosting(&shop, "").start_with("docker");
+    // By its command line: a build's containers have no label of ours.
+    let sleeping = || {
+        let ids = told(&["ps", "-q", "--no-trunc"]);
+        ids.split_whitespace().any(|id| {
+            let output = Command::new("docker").args(["inspect", "--format", "{{.Path}} {{.Args}}", id]).output();
+            output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("4242"))
+        })
+    };
+    for _ in 0..2 {
+        let id = deployment(&prime.push(&shop, "master"));
+        prime.until("it builds in the engine", sleeping);
+        assert!(prime.does(&["deploy", "--cancel", "haltshop"]).contains("is cancelled while building"));
+        prime.until_ended(&id, "cancelled");
+        prime.until("the engine has ended it", || !sleeping());
+        let named = || told(&["images", "-q", "--filter", "reference=opri-*/haltshop:*.failed"]);
+        prime.until("its layers have a name", || named().lines().count() == 1);
+        shop.git(&["commit", "--quiet", "--allow-empty", "--message", "Again"]);
+    }
+    // The next good build takes them over.
+    shop.write("Dockerfile", &format!("{base}CMD [\"/server\"]\n"));
+    shop.commit("halts");
+    prime.deploys(&shop, "master");
+    let named = || told(&["images", "-q", "--filter", "reference=opri-*/haltshop:*.failed"]);
+    prime.until("no layers are left over", || named().is_empty());
 }
 
 #[test]

@@ -61,7 +61,8 @@ impl World {
     /// A Prime of this world, not started yet, on free ports of the loopback.
     pub fn prime(&self) -> Conf<'_> {
         let http = "127.0.0.1:0".to_owned();
-        let conf = Conf { world: self, http, listen: String::new(), machine: String::new() };
+        let [above, listen, machine] = Default::default();
+        let conf = Conf { world: self, http, above, listen, machine, environment: Vec::new() };
         fs::create_dir_all(self.path().join("conf/projects")).unwrap();
         fs::write(self.path().join("conf/travis.pem"), self.travis.public_pem()).unwrap();
         conf
@@ -113,8 +114,10 @@ impl Repo {
 pub struct Conf<'w> {
     world: &'w World,
     http: String,
+    above: String,
     listen: String,
     machine: String,
+    environment: Vec<(String, String)>,
 }
 
 impl<'w> Conf<'w> {
@@ -134,6 +137,12 @@ impl<'w> Conf<'w> {
         self
     }
 
+    /// Further keys of `prime.toml` that stand in no table.
+    pub fn above(mut self, lines: &str) -> Self {
+        self.above.push_str(lines);
+        self
+    }
+
     pub fn http(mut self, address: &str) -> Self {
         self.http = address.to_owned();
         self
@@ -145,11 +154,17 @@ impl<'w> Conf<'w> {
         self
     }
 
+    /// A variable that `opri serve` is started with.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     pub fn write(&self, runtime: &str) {
         let text = format!(
-            "domain = \"test\"\nruntime = \"{runtime}\"\n\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
+            "domain = \"test\"\nruntime = \"{runtime}\"\n{}\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
              metrics = \"127.0.0.1:0\"\n{}\n[hooks]\ntravis = {{ public_key = \"conf/travis.pem\" }}\n{}",
-            self.http, self.listen, self.machine
+            self.above, self.http, self.listen, self.machine
         );
         fs::write(self.world.path().join("conf/prime.toml"), text).unwrap();
     }
@@ -162,6 +177,7 @@ impl<'w> Conf<'w> {
         self.write(runtime);
         let prime = Prime {
             world: self.world,
+            environment: self.environment,
             control: RefCell::new(None),
             status: RefCell::new(Value::Null),
             number: RefCell::new(0),
@@ -174,6 +190,7 @@ impl<'w> Conf<'w> {
 /// A running Prime.
 pub struct Prime<'w> {
     pub world: &'w World,
+    environment: Vec<(String, String)>,
     control: RefCell<Option<Child>>,
     status: RefCell<Value>,
     number: RefCell<u64>,
@@ -187,6 +204,7 @@ impl Prime<'_> {
             .args(["serve", "--conf"])
             .arg(self.world.path().join("conf"))
             .current_dir(self.world.path())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use crate::model::app::{AppWish, HealthWish, Listen, Protocol};
+use crate::model::app::{AppWish, ContainerWish, HealthWish, Listen, Protocol};
 use crate::report::Fault;
 
 use super::raw::{Table, Word};
@@ -21,7 +21,8 @@ pub fn read(mut table: Table<'_>) -> AppWish {
     let number = |word: Word<'_>| word.whole(1..=REPLICAS_MAX).and_then(|number| u16::try_from(number).ok());
     wish.replicas = table.word("replicas").and_then(number);
     wish.env = table.table("env").map(environment).unwrap_or_default();
-    wish.services = table.list("services").map(services);
+    wish.services = table.list("services").map(|words| named_once(words, &SERVICES));
+    wish.container = container(&mut table);
     table.close();
     wish
 }
@@ -148,18 +149,29 @@ fn env_value(word: &Word<'_>) -> Option<String> {
     }
 }
 
-fn services(words: Vec<Word<'_>>) -> Vec<String> {
-    let mut services: Vec<String> = Vec::new();
+/// What a container may have is said by whoever runs the machine.
+fn container(table: &mut Table<'_>) -> ContainerWish {
+    let pids = |word: Word<'_>| word.whole(1..=PIDS_MAX).and_then(|number| u32::try_from(number).ok());
+    ContainerWish {
+        memory: table.word("memory").and_then(|word| word.size(CONTAINER_LEAST)),
+        pids: table.word("pids").and_then(pids),
+        capabilities: table.list("capabilities").map(|words| named_once(words, &CAPABILITIES)),
+        read_only: table.word("read_only").and_then(|word| word.flag()),
+    }
+}
+
+fn named_once(words: Vec<Word<'_>>, known: &[(&'static str, &'static str)]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
     for word in words {
-        match word.choice(&SERVICES) {
-            Some(service) if services.iter().any(|other| other == service) => {
-                word.wrong::<()>(format!("`{service}` is named twice"), None);
+        match word.choice(known) {
+            Some(name) if names.iter().any(|other| other == name) => {
+                word.wrong::<()>(format!("`{name}` is named twice"), None);
             }
-            Some(service) => services.push(service.to_owned()),
+            Some(name) => names.push(name.to_owned()),
             None => {}
         }
     }
-    services
+    names
 }
 
 const LISTEN: [(&str, Listen); 3] = [("socket", Listen::Socket), ("port", Listen::Port), ("auto", Listen::Auto)];
@@ -167,11 +179,15 @@ const PROTOCOLS: [(&str, Protocol); 2] = [("http1", Protocol::Http1), ("h2c", Pr
 const SERVICES: [(&str, &str); 4] =
     [("postgres", "postgres"), ("mongo", "mongo"), ("redis", "redis"), ("smtp", "smtp")];
 /// Known keys of conf that a repository may not say.
-const MACHINE_KEYS: [&str; 16] = [
+const MACHINE_KEYS: [&str; 20] = [
     "hosts",
     "env",
     "services",
     "replicas",
+    "memory",
+    "pids",
+    "capabilities",
+    "read_only",
     "mounts",
     "volumes",
     "limits",
@@ -185,6 +201,26 @@ const MACHINE_KEYS: [&str; 16] = [
     "compression",
     "https",
 ];
+/// Those that the engine itself gives by default: none of them leads out of a container.
+const CAPABILITIES: [(&str, &str); 14] = [
+    ("AUDIT_WRITE", "AUDIT_WRITE"),
+    ("CHOWN", "CHOWN"),
+    ("DAC_OVERRIDE", "DAC_OVERRIDE"),
+    ("FOWNER", "FOWNER"),
+    ("FSETID", "FSETID"),
+    ("KILL", "KILL"),
+    ("MKNOD", "MKNOD"),
+    ("NET_BIND_SERVICE", "NET_BIND_SERVICE"),
+    ("NET_RAW", "NET_RAW"),
+    ("SETFCAP", "SETFCAP"),
+    ("SETGID", "SETGID"),
+    ("SETPCAP", "SETPCAP"),
+    ("SETUID", "SETUID"),
+    ("SYS_CHROOT", "SYS_CHROOT"),
+];
+/// The engine takes no less.
+const CONTAINER_LEAST: u64 = 6 << 20;
+const PIDS_MAX: u64 = 4_194_304;
 const REPLICAS_MAX: u64 = 100;
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);

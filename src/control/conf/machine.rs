@@ -60,6 +60,7 @@ pub fn read(sheet: &Sheet, base: &Path) -> Said {
         edge_user: root.table("edge").and_then(edge_user),
         build: build(root.table("build")),
         keep_releases: root.word("keep_releases").map_or(Some(5), |word| word.whole(0..=1000)),
+        keep_free: root.word("keep_free").map_or(Some(1 << 30), |word| word.size(0)),
     };
     root.close();
     let machine = machine.settle(domain.clone(), hooks).filter(|_| sheet.is_good());
@@ -81,6 +82,7 @@ struct Draft {
     edge_user: Option<String>,
     build: BuildLimits,
     keep_releases: Option<u64>,
+    keep_free: Option<u64>,
 }
 
 impl Draft {
@@ -101,6 +103,7 @@ impl Draft {
             edge_user: self.edge_user,
             build: self.build,
             keep_releases: usize::try_from(self.keep_releases?).ok()?,
+            keep_free: self.keep_free?,
         })
     }
 }
@@ -205,13 +208,16 @@ fn is_user(name: &str) -> bool {
 }
 
 fn build(table: Option<Table<'_>>) -> BuildLimits {
-    let mut limits = BuildLimits { parallel: 1, timeout: Duration::from_secs(20 * 60), memory: 2 << 30, cpus: 1.5 };
+    let timeout = Duration::from_secs(20 * 60);
+    let mut limits = BuildLimits { parallel: 1, timeout, memory: 2 << 30, cpus: 1.5, pids: 1024 };
     let Some(mut table) = table else { return limits };
     let few = |word: &Word<'_>| word.whole(1..=64).and_then(|number| usize::try_from(number).ok());
     take(&mut limits.parallel, &mut table, "parallel", few);
     take(&mut limits.timeout, &mut table, "timeout", |word| word.duration(Duration::from_secs(1)..=DAY));
     take(&mut limits.memory, &mut table, "memory", |word| word.size(6 << 20));
     take(&mut limits.cpus, &mut table, "cpus", |word| word.decimal(1024.0));
+    let many = |word: &Word<'_>| word.whole(PIDS_LEAST..=4_194_304).and_then(|number| u32::try_from(number).ok());
+    take(&mut limits.pids, &mut table, "pids", many);
     table.close();
     limits
 }
@@ -234,6 +240,8 @@ impl Ground<'_> {
 const STATE_DIR_MAX: usize = crate::model::address::SOCKET_PATH_MAX - "/run/".len() - 40;
 /// A shorter timeout would refuse visitors who do nothing wrong.
 const SHORTEST: Duration = Duration::from_millis(10);
+/// With fewer not even a shell can start a compiler.
+const PIDS_LEAST: u64 = 16;
 /// Smaller files would be changed more often than they are read.
 const LOG_MIN: u64 = 64 << 10;
 const DAY: Duration = Duration::from_secs(86_400);

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::notice::{Notice, Notices};
 use super::{DeployError, Workshop, pipeline, project_of};
 use crate::model::deployment::{Cause, Deployment, DeploymentId, Outcome};
 use crate::model::name::{Commit, Site};
@@ -50,6 +51,7 @@ type Reply<T> = oneshot::Sender<Result<T, DeployError>>;
 enum Order {
     Push(Push, Via, Reply<Accepted>),
     Person(Site, Cause, Option<Commit>, Reply<DeploymentId>),
+    Cancel(Site, String, Reply<Vec<DeploymentId>>),
     Ended(Site),
 }
 
@@ -72,6 +74,11 @@ impl Desk {
         self.ask(|reply| Order::Person(site, cause, commit, reply)).await
     }
 
+    /// Ends what runs and what waits at a site, as far as it has not swapped; tells which. They end a moment later.
+    pub async fn cancel(&self, site: Site, by: String) -> Result<Vec<DeploymentId>, DeployError> {
+        self.ask(|reply| Order::Cancel(site, by, reply)).await
+    }
+
     async fn ask<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, DeployError> {
         let (reply, answer) = oneshot::channel();
         self.orders.send(order(reply)).await.map_err(|_| DeployError::Stopping)?;
@@ -84,8 +91,8 @@ impl Desk {
 struct Line {
     running: Option<Deployment>,
     waiting: Option<Deployment>,
-    /// Tells the running one of a newer.
-    newest: watch::Sender<u64>,
+    /// Told to the running one.
+    notice: watch::Sender<Notice>,
 }
 
 #[derive(Debug)]
@@ -107,6 +114,9 @@ impl Clerk {
                 }
                 Order::Person(site, cause, commit, reply) => {
                     let _ = reply.send(self.take(site, cause, commit, None).await);
+                }
+                Order::Cancel(site, by, reply) => {
+                    let _ = reply.send(self.cancel(&site, &by).await);
                 }
                 Order::Ended(site) => {
                     if let Some(line) = self.sites.get_mut(&site) {
@@ -206,22 +216,42 @@ impl Clerk {
         }
         let id = DeploymentId { site: site.clone(), number: numbers.last_deployment };
         let deployment = Deployment::queued(id.clone(), cause, commit, SystemTime::now());
-        let replaced = self.sites.get(&site).and_then(|line| line.waiting.clone()).map(|mut waiting| {
-            waiting.outcome = Some(Outcome::Superseded { by: id.number });
-            waiting.ended_at = Some(SystemTime::now());
-            waiting
-        });
+        let waiting = self.sites.get(&site).and_then(|line| line.waiting.clone());
+        let replaced = waiting.map(|waiting| ended(waiting, Outcome::Superseded { by: id.number }));
         self.workshop.history.admit(&deployment, &numbers, push, replaced.as_ref()).await?;
         if let Some(replaced) = replaced {
-            self.workshop.observed.ended(&replaced);
-            let _ = self.workshop.progress.send(replaced);
+            self.tell_end(replaced);
         }
         let _ = self.workshop.progress.send(deployment.clone());
         let line = self.line(&site);
-        line.newest.send_replace(id.number);
+        line.notice.send_modify(|notice| notice.newest = id.number);
         line.waiting = Some(deployment);
         self.begin_next(&site);
         Ok(id)
+    }
+
+    async fn cancel(&mut self, site: &Site, by: &str) -> Result<Vec<DeploymentId>, DeployError> {
+        self.check_site(site)?;
+        let line = self.line(site);
+        let running = line.running.as_ref().map(|running| running.id.clone());
+        let waiting = line.waiting.clone();
+        if let Some(waiting) = &waiting {
+            let outcome = Outcome::Cancelled { at: waiting.stage, by: by.to_owned() };
+            let cancelled = ended(waiting.clone(), outcome);
+            self.workshop.history.save(&cancelled).await?;
+            self.line(site).waiting = None;
+            self.tell_end(cancelled);
+        }
+        if let Some(running) = &running {
+            self.line(site).notice.send_modify(|notice| notice.cancelled = Some((running.number, by.to_owned())));
+        }
+        let all: Vec<DeploymentId> = running.into_iter().chain(waiting.map(|waiting| waiting.id)).collect();
+        if all.is_empty() { Err(DeployError::NothingUnderWay(site.clone())) } else { Ok(all) }
+    }
+
+    fn tell_end(&self, deployment: Deployment) {
+        self.workshop.observed.ended(&deployment);
+        let _ = self.workshop.progress.send(deployment);
     }
 
     fn check_site(&self, site: &Site) -> Result<(), DeployError> {
@@ -236,10 +266,9 @@ impl Clerk {
         let site = deployment.id.site.clone();
         let number = deployment.id.number;
         let line = self.line(&site);
-        line.newest.send_replace(number);
-        if let Some(mut older) = line.waiting.replace(deployment) {
-            older.outcome = Some(Outcome::Superseded { by: number });
-            older.ended_at = Some(SystemTime::now());
+        line.notice.send_modify(|notice| notice.newest = number);
+        if let Some(older) = line.waiting.replace(deployment) {
+            let older = ended(older, Outcome::Superseded { by: number });
             if let Err(error) = self.workshop.history.save(&older).await {
                 tracing::error!(%error, deployment = %older.id, "could not be stored");
             }
@@ -248,7 +277,7 @@ impl Clerk {
     }
 
     fn line(&mut self, site: &Site) -> &mut Line {
-        let empty = || Line { running: None, waiting: None, newest: watch::Sender::new(0) };
+        let empty = || Line { running: None, waiting: None, notice: watch::Sender::default() };
         self.sites.entry(site.clone()).or_insert_with(empty)
     }
 
@@ -260,10 +289,17 @@ impl Clerk {
         }
         let Some(deployment) = line.waiting.take() else { return };
         line.running = Some(deployment.clone());
-        let (newest, site) = (line.newest.subscribe(), site.clone());
+        let (notices, site) = (Notices::new(deployment.id.number, line.notice.subscribe()), site.clone());
         tokio::spawn(async move {
-            workshop.while_running(pipeline::run(workshop.clone(), deployment, newest)).await;
+            workshop.while_running(pipeline::run(workshop.clone(), deployment, notices)).await;
             let _ = orders.send(Order::Ended(site)).await;
         });
     }
+}
+
+/// One that ends before it was begun.
+fn ended(mut waiting: Deployment, outcome: Outcome) -> Deployment {
+    waiting.outcome = Some(outcome);
+    waiting.ended_at = Some(SystemTime::now());
+    waiting
 }

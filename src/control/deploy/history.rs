@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::runtime::Replica;
 use crate::control::store::{Batch, Store, StoreError};
 use crate::model::address::Address;
-use crate::model::deployment::{Deployment, DeploymentId};
+use crate::model::deployment::{Cause, Deployment, DeploymentId};
 use crate::model::name::{ProjectName, Site};
 use crate::model::push::{DELIVERIES_KEPT, Provider, Push};
 use crate::model::release::Release;
@@ -128,9 +128,14 @@ impl History {
         self.deployment(&DeploymentId { site: site.clone(), number }).await
     }
 
-    /// Removes what is too old to matter: deployments that ended, but for the newest; deliveries of long ago. Tells the
-    /// deployments that went.
-    pub async fn sweep(&self, site: &Site, now: SystemTime) -> Result<Vec<Deployment>, StoreError> {
+    /// The deployment that built a release.
+    pub async fn builder(&self, site: &Site, release: u64) -> Result<Option<Deployment>, StoreError> {
+        let has_built = |one: &Deployment| one.release == Some(release) && !matches!(one.cause, Cause::Rollback { .. });
+        Ok(self.deployments(site).await?.into_iter().rev().find(has_built))
+    }
+
+    /// Removes what is too old to matter: deployments that ended, but for the newest; deliveries of long ago.
+    pub async fn sweep(&self, site: &Site, now: SystemTime) -> Result<(), StoreError> {
         let all = self.deployments(site).await?;
         let old = all.len().saturating_sub(DEPLOYMENTS_KEPT);
         let gone: Vec<Deployment> = all.into_iter().take(old).filter(Deployment::is_over).collect();
@@ -143,8 +148,7 @@ impl History {
         for key in self.store.keys("delivery/", is_old).await? {
             batch = batch.delete(key);
         }
-        self.store.write(batch).await?;
-        Ok(gone)
+        self.store.write(batch).await
     }
 
     /// All previews, those that are over as well.

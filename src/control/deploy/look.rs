@@ -247,6 +247,7 @@ mod tests {
                 "live" => Some(Outcome::Live { release: 1 }),
                 "superseded" => Some(Outcome::Superseded { by: 9 }),
                 "unfetched" => Some(Outcome::Failed { at: Stage::Fetching, reason: String::new() }),
+                "cancelled" => Some(Outcome::Cancelled { at: Stage::Building, by: String::new() }),
                 "broken" => Some(Outcome::Failed { at: Stage::Building, reason: String::new() }),
                 _ => None,
             };
@@ -261,12 +262,14 @@ mod tests {
 
     #[test]
     fn a_head_is_news_until_it_was_tried() {
-        let cases: [(&[&str], &str, bool); 13] = [
+        let cases: [(&[&str], &str, bool); 15] = [
             (&["hook a live"], "a", false),
             (&["hook a live"], "b", true),
             (&["hook a live", "hook b broken"], "b", false),
             (&["hook a live", "reconcile b broken"], "b", false),
             (&["hook a live", "hook b broken"], "c", true),
+            (&["hook a live", "hook b cancelled"], "b", false),
+            (&["hook a live", "hook b cancelled"], "c", true),
             (&["hook a live", "hook b running"], "c", false),
             // Gave way to one that was not to be had.
             (&["hook a live", "hook b superseded", "hook c unfetched"], "b", true),

@@ -2,13 +2,15 @@
 //!
 //! `desk` takes what is asked and lets one deployment a site run, the newest next; `pipeline` is the story of one,
 //! top to bottom; `gate` decides whether an app may have visitors; `supervise` keeps what serves alive; `reconcile`
-//! brings store and machine together when control begins; `look` makes good a hook that was lost; `tell` writes back to the forge; `history` is what
-//! has been.
+//! brings store and machine together when control begins; `look` makes good a hook that was lost; `tell` writes back to the forge; `notice` is what the
+//! desk tells a deployment that runs; `garbage` removes what nobody needs any more; `history` is what has been.
 
 pub mod desk;
+pub mod garbage;
 mod gate;
 pub mod history;
 pub mod look;
+mod notice;
 mod pipeline;
 mod reconcile;
 pub mod supervise;
@@ -70,6 +72,10 @@ pub enum DeployError {
     Older(Commit, Commit),
     #[error("deployment #{0} is newer")]
     Newer(u64),
+    #[error("cancelled by {0}")]
+    Cancelled(String),
+    #[error("nothing of {0} is being deployed")]
+    NothingUnderWay(Site),
     #[error("control is stopping")]
     Stopping,
 }
@@ -129,8 +135,12 @@ impl Workshop {
 
 /// Where a deployment's build log lies.
 pub fn build_log(state_dir: &std::path::Path, site: &Site, number: u64) -> PathBuf {
-    let dir = state_dir.join("logs").join(site.project.as_str()).join(site.branch.as_component());
-    dir.join(format!("build-{number}.log"))
+    logs(state_dir, site).join(format!("build-{number}.log"))
+}
+
+/// Where the logs of a site lie: those of its builds, and as processes those of its releases.
+fn logs(state_dir: &std::path::Path, site: &Site) -> PathBuf {
+    state_dir.join("logs").join(site.project.as_str()).join(site.branch.as_component())
 }
 
 /// The project of a site that conf names.

@@ -7,19 +7,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
 
 use super::history::{ActiveRecord, Placed};
-use super::{DeployError, Workshop, host_of, project_of, supervise};
+use super::notice::Notices;
+use super::{DeployError, Workshop, garbage, host_of, project_of, supervise};
 use crate::control::conf;
 use crate::control::live::Active;
 use crate::control::runtime::{BuildLog, BuildOrder, Replica, Task};
-use crate::control::store::StoreError;
 use crate::model::app::{AppSpec, AppWish};
 use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
-use crate::model::name::{Commit, Site};
+use crate::model::name::Commit;
 use crate::model::project::{Ci, Origin, Repository};
-use crate::model::release::{Artifact, Release, prunable};
+use crate::model::release::{Artifact, Release};
 
 /// What a repository may say of itself lies here.
 const MANIFEST: &str = "opri.toml";
@@ -31,8 +30,9 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 const INTERRUPTIONS: u32 = 3;
 
 /// Runs a deployment to its end; its draining goes on behind.
-pub async fn run(workshop: Arc<Workshop>, deployment: Deployment, newest: watch::Receiver<u64>) {
-    let mut attempt = Attempt { workshop, deployment, newest, since: Instant::now(), made: None };
+pub async fn run(workshop: Arc<Workshop>, deployment: Deployment, notices: Notices) {
+    let (since, started) = (Instant::now(), Vec::new());
+    let mut attempt = Attempt { workshop, deployment, notices, since, made: None, started };
     if let Err(error) = attempt.deploy().await {
         attempt.fail(error).await;
     }
@@ -41,25 +41,28 @@ pub async fn run(workshop: Arc<Workshop>, deployment: Deployment, newest: watch:
 struct Attempt {
     workshop: Arc<Workshop>,
     deployment: Deployment,
-    newest: watch::Receiver<u64>,
+    notices: Notices,
     /// When the stage began.
     since: Instant,
     /// Built, and not yet the store's: to be removed when the deployment fails.
     made: Option<Artifact>,
+    /// Replicas that do not serve yet: to be stopped when the deployment fails.
+    started: Vec<Replica>,
 }
 
 impl Attempt {
     async fn deploy(&mut self) -> Result<(), DeployError> {
         self.count_interruptions()?;
         let log = BuildLog::create(&self.workshop.build_log(&self.deployment))?;
+        let notices = self.notices.clone();
         let release = match self.deployment.cause {
             Cause::Rollback { release } => self.earlier(release).await?,
             _ => {
-                let commit = self.fetch().await?;
-                self.build(commit, &log).await?
+                let commit = notices.unless_cancelled(self.fetch()).await?;
+                notices.unless_cancelled(self.build(commit, &log)).await?
             }
         };
-        self.step_back_for_newer()?;
+        self.notices.may_go_on()?;
         let placed = self.start(&release, &log).await?;
         self.swap(release, placed).await
     }
@@ -118,7 +121,7 @@ impl Attempt {
         let site = self.deployment.id.site.clone();
         let workshop = self.workshop.clone();
         let _turn = workshop.builds.acquire().await.map_err(|_| DeployError::Stopping)?;
-        self.step_back_for_newer()?;
+        self.notices.may_go_on()?;
         let number = self.workshop.history.next_release(&site).await?;
         self.deployment.release = Some(number);
         self.enter(Stage::Building).await?;
@@ -172,31 +175,23 @@ impl Attempt {
         if let (Some(command), false) = (&release.app.release, self.is_rollback()) {
             let limit = self.workshop.conf().machine.build.timeout;
             let task = Task { command, env: &environment, limit };
-            self.workshop.runtime.run_once(release, task, log).await?;
+            let running = async { Ok(self.workshop.runtime.run_once(release, task, log).await?) };
+            self.notices.unless_cancelled(running).await?;
         }
-        let mut replicas = Vec::new();
         for index in 0..release.app.replicas {
             environment.insert("OPRI_REPLICA".to_owned(), index.to_string());
-            match self.workshop.runtime.start(release, index, &environment).await {
-                Ok(replica) => replicas.push(replica),
-                Err(error) => {
-                    self.stop_all(&replicas).await;
-                    return Err(error.into());
-                }
-            }
+            self.started.push(self.workshop.runtime.start(release, index, &environment).await?);
         }
-        if let Err(error) = self.enter(Stage::Gating).await {
-            self.stop_all(&replicas).await;
-            return Err(error);
-        }
+        self.enter(Stage::Gating).await?;
         let mut placed = Vec::new();
-        for replica in &replicas {
-            match supervise::through_the_gate(&self.workshop, release, replica).await {
+        for replica in &self.started {
+            let passing = supervise::through_the_gate(&self.workshop, release, replica);
+            match self.notices.unless_cancelled(passing).await {
                 Ok(address) => placed.push(Placed { replica: replica.clone(), address }),
+                Err(error @ DeployError::Cancelled(_)) => return Err(error),
                 Err(error) => {
                     let words = self.workshop.runtime.tail(replica, LAST_WORDS).await.unwrap_or_default();
                     log.line(&format!("the app's last words:\n{words}"));
-                    self.stop_all(&replicas).await;
                     return Err(with_last_words(error, &words));
                 }
             }
@@ -210,16 +205,9 @@ impl Attempt {
         let before = self.workshop.history.active(&site).await?;
         let active = ActiveRecord { release: release.number, since: SystemTime::now(), replicas: placed };
         // Conf may have dropped the site meanwhile, and a newer push may have come.
-        let may_go_on = self.repository().and_then(|_| self.step_back_for_newer());
-        let decided = match may_go_on {
-            Ok(()) => self.decide(&release, &active).await,
-            Err(reason) => Err(reason),
-        };
-        if let Err(error) = decided {
-            let replicas: Vec<_> = active.replicas.into_iter().map(|placed| placed.replica).collect();
-            self.stop_all(&replicas).await;
-            return Err(error);
-        }
+        self.repository()?;
+        self.notices.may_go_on()?;
+        self.decide(&release, &active).await?;
         let old = match &before {
             Some(before) => self.workshop.history.release(&site, before.release).await?,
             None => None,
@@ -228,11 +216,10 @@ impl Attempt {
             Ok(took) => took,
             Err(error) => {
                 self.workshop.history.take_back(&site, before).await?;
-                let replicas: Vec<_> = active.replicas.into_iter().map(|placed| placed.replica).collect();
-                self.stop_all(&replicas).await;
                 return Err(error.into());
             }
         };
+        self.started.clear();
         self.workshop.observed.swapped(took);
         self.deployment.swap = Some(took);
         tracing::info!(deployment = %self.deployment.id, release = release.name(), ?took, "swapped");
@@ -254,16 +241,26 @@ impl Attempt {
     async fn fail(&mut self, error: DeployError) {
         let outcome = match error {
             DeployError::Newer(by) => Outcome::Superseded { by },
+            DeployError::Cancelled(by) => Outcome::Cancelled { at: self.deployment.stage, by },
             error => Outcome::Failed { at: self.deployment.stage, reason: crate::report::with_causes(&error) },
         };
         tracing::warn!(deployment = %self.deployment.id, ?outcome, "deployment ended");
-        if let Outcome::Failed { at, reason } = &outcome {
-            note(&self.workshop.build_log(&self.deployment), &format!("failed while {at}: {reason}")).await;
+        let last_line = match &outcome {
+            Outcome::Failed { at, reason } => Some(format!("failed while {at}: {reason}")),
+            Outcome::Cancelled { at, by } => Some(format!("cancelled by {by} while {at}")),
+            Outcome::Live { .. } | Outcome::Superseded { .. } => None,
+        };
+        if let Some(line) = last_line {
+            note(&self.workshop.build_log(&self.deployment), &line).await;
         }
+        let started = std::mem::take(&mut self.started);
+        self.stop_all(&started).await;
         if let Some(artifact) = self.made.take() {
-            discard(&self.workshop, &artifact).await;
+            garbage::discard(&self.workshop, &artifact).await;
         }
         end(&self.workshop, &mut self.deployment, outcome).await;
+        let (workshop, site) = (self.workshop.clone(), self.deployment.id.site.clone());
+        tokio::spawn(async move { garbage::sweep(&workshop, &site).await });
     }
 
     async fn enter(&mut self, stage: Stage) -> Result<(), DeployError> {
@@ -277,12 +274,6 @@ impl Attempt {
         self.workshop.observed.stage_took(self.deployment.stage, self.since.elapsed());
         self.since = Instant::now();
         self.deployment.stage = stage;
-    }
-
-    /// The newest push wins: an older one that has not swapped yet gives way.
-    fn step_back_for_newer(&self) -> Result<(), DeployError> {
-        let newest = *self.newest.borrow();
-        if newest > self.deployment.id.number { Err(DeployError::Newer(newest)) } else { Ok(()) }
     }
 
     fn repository(&self) -> Result<Repository, DeployError> {
@@ -329,8 +320,8 @@ impl Behind {
         }
         self.workshop.observed.stage_took(Stage::Draining, since.elapsed());
         self.deployment.stage = Stage::Done;
-        prune(&self.workshop, &self.deployment.id.site).await;
         end(&self.workshop, &mut self.deployment, Outcome::Live { release: number }).await;
+        garbage::sweep(&self.workshop, &self.deployment.id.site).await;
     }
 }
 
@@ -361,50 +352,6 @@ pub async fn end(workshop: &Workshop, deployment: &mut Deployment, outcome: Outc
         tracing::error!(%error, deployment = %deployment.id, "how it ended could not be stored");
     }
     let _ = workshop.progress.send(deployment.clone());
-}
-
-/// Removes what is neither active nor among those kept for a rollback, and what is too old to be asked for.
-async fn prune(workshop: &Workshop, site: &Site) {
-    match workshop.history.sweep(site, SystemTime::now()).await {
-        Ok(gone) => {
-            for deployment in &gone {
-                let _ = tokio::fs::remove_file(workshop.build_log(deployment)).await;
-            }
-        }
-        Err(error) => tracing::warn!(%error, %site, "old deployments could not be forgotten"),
-    }
-    if let Err(error) = workshop.source.prune(&site.project).await {
-        tracing::warn!(%error, %site, "the mirror could not be packed");
-    }
-    let keep = workshop.conf().machine.keep_releases;
-    let (Ok(active), Ok(releases)) = (workshop.history.active(site).await, workshop.history.releases(site).await)
-    else {
-        return;
-    };
-    for release in prunable(releases, active.map(|active| active.release), keep) {
-        if let Err(error) = remove(workshop, &release).await {
-            tracing::warn!(%error, release = release.name(), %site, "could not be forgotten");
-        }
-    }
-}
-
-/// Removes a release that serves no more, with what it was made of.
-pub async fn remove(workshop: &Workshop, release: &Release) -> Result<(), StoreError> {
-    workshop.history.forget(release).await?;
-    workshop.live.forget(release.upstream()).await;
-    discard(workshop, &release.artifact).await;
-    Ok(())
-}
-
-/// Removes an artifact, unless a release has the same: two commits can make one image.
-async fn discard(workshop: &Workshop, artifact: &Artifact) {
-    let is_used = match workshop.history.all_releases().await {
-        Ok(releases) => releases.iter().any(|release| release.artifact == *artifact),
-        Err(_) => true,
-    };
-    if !is_used && let Err(error) = workshop.runtime.discard(artifact).await {
-        tracing::warn!(%error, ?artifact, "could not be removed");
-    }
 }
 
 /// A release as the edge is to see it.

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use super::garbage::remove;
 use super::history::{ActiveRecord, Placed};
-use super::pipeline::{health_host, remove, serving, stop_replicas};
+use super::pipeline::{health_host, serving, stop_replicas};
 use super::{DeployError, Workshop, gate};
 use crate::control::runtime::{Replica, ReplicaId};
 use crate::model::address::Address;

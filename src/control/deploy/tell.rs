@@ -110,6 +110,8 @@ fn state_of(deployment: &Deployment) -> Option<(State, String)> {
         // Nothing that an app or a build has said: it may hold anything.
         (Some(Outcome::Failed { at, .. }), _) => Some((State::Failure, format!("{name} failed while {at}"))),
         (Some(Outcome::Superseded { by }), _) => Some((State::GaveWay, format!("{name} gave way to the newer #{by}"))),
+        // By whom is for those who run this machine.
+        (Some(Outcome::Cancelled { at, .. }), _) => Some((State::GaveWay, format!("{name} was cancelled while {at}"))),
         (Some(Outcome::Live { .. }), _) | (None, Stage::Draining | Stage::Done) => {
             Some((State::Success, format!("{name} serves")))
         }

@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::control::certs::Certificate;
 use crate::model::deployment::{Deployment, Outcome, Stage};
@@ -19,6 +21,28 @@ use crate::model::push::Provider;
 const STAGE_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
 /// Seconds; a swap takes a millisecond.
 const SWAP_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0];
+
+/// What lies on disk, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskUse {
+    /// As plain processes.
+    pub releases: u64,
+    /// In the engine; what images share counts for each.
+    pub images: u64,
+    pub git: u64,
+    /// Of builds, apps and requests.
+    pub logs: u64,
+    pub cache: u64,
+}
+
+impl DiskUse {
+    /// Each kind by its name.
+    pub fn kinds(&self) -> [(&'static str, u64); 5] {
+        let Self { releases, images, git, logs, cache } = *self;
+        [("releases", releases), ("images", images), ("git", git), ("logs", logs), ("cache", cache)]
+    }
+}
 
 /// The counters and gauges; clones are the same.
 #[derive(Debug, Clone)]
@@ -30,6 +54,7 @@ pub struct Observed {
     hooks: IntCounterVec,
     expiries: Arc<GaugeVec>,
     reload: IntGauge,
+    disk: IntGaugeVec,
 }
 
 impl Observed {
@@ -51,7 +76,9 @@ impl Observed {
         let reload =
             Opts::new("opri_config_last_reload_success", "Whether the last reload of conf was without a fault.");
         let reload = register(&registry, IntGauge::with_opts(reload)?)?;
-        Ok(Self { registry, deployments, stages, swaps, hooks, expiries, reload })
+        let disk = Opts::new("opri_disk_bytes", "What lies on disk, by kind.");
+        let disk = register(&registry, IntGaugeVec::new(disk, &["kind"])?)?;
+        Ok(Self { registry, deployments, stages, swaps, hooks, expiries, reload, disk })
     }
 
     /// All of them, in Prometheus' text format.
@@ -81,6 +108,24 @@ impl Observed {
 
     pub fn reloaded(&self, is_good: bool) {
         self.reload.set(i64::from(is_good));
+    }
+
+    pub fn disk(&self, disk: DiskUse) {
+        for (kind, bytes) in disk.kinds() {
+            self.disk.with_label_values(&[kind]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// As it was measured last.
+    pub fn disk_use(&self) -> DiskUse {
+        let bytes = |kind: &str| u64::try_from(self.disk.with_label_values(&[kind]).get()).unwrap_or(0);
+        DiskUse {
+            releases: bytes("releases"),
+            images: bytes("images"),
+            git: bytes("git"),
+            logs: bytes("logs"),
+            cache: bytes("cache"),
+        }
     }
 
     pub fn certified(&self, certificates: &[Certificate]) {

@@ -7,6 +7,7 @@ mod build;
 mod container;
 mod labels;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use bollard::errors::Error as EngineError;
 use bollard::models::NetworkCreateRequest;
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveImageOptionsBuilder,
+    RemoveImageOptions, RemoveImageOptionsBuilder,
 };
 use tokio::sync::Semaphore;
 
@@ -25,6 +26,23 @@ use super::error::RuntimeError;
 use super::places::{self, Places, remove_tree};
 use crate::model::name::ProjectName;
 use crate::model::release::{Artifact, Release};
+
+/// What the engine of this machine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engine {
+    pub version: String,
+    /// The version of what starts its containers, where it says so.
+    pub runc: Option<String>,
+}
+
+/// Asks the engine, which must answer within 2 s.
+pub async fn engine() -> Result<Engine, RuntimeError> {
+    let docker = Docker::connect(Places::new(Path::new("/"))).await?;
+    let version = call("say its version", LIST_LIMIT, docker.client.version()).await?;
+    let runc = version.components.unwrap_or_default().into_iter().find(|component| component.name == "runc");
+    let unknown = || "unknown".to_owned();
+    Ok(Engine { version: version.version.unwrap_or_else(unknown), runc: runc.map(|runc| runc.version) })
+}
 
 /// The Docker engine, as one state directory uses it.
 #[derive(Debug, Clone)]
@@ -77,7 +95,8 @@ impl Docker {
     pub(super) async fn clean(&self, keep: &[Artifact]) -> Result<(), RuntimeError> {
         self.clean_containers().await?;
         self.clean_images(keep).await?;
-        self.clean_networks().await?;
+        self.clean_leftovers().await?;
+        self.clean_networks(&BTreeSet::new()).await?;
         let running: Vec<_> = self.running().await?.into_iter().map(|replica| self.places.nest(&replica.id)).collect();
         for nest in places::entries(&self.places.nests())? {
             // A nest with a record is the process runtime's.
@@ -119,10 +138,42 @@ impl Docker {
         Ok(())
     }
 
-    async fn clean_networks(&self) -> Result<(), RuntimeError> {
+    /// What failed builds left: the layers before the step that failed, under a tag.
+    async fn clean_leftovers(&self) -> Result<(), RuntimeError> {
+        let filters = [("reference".to_owned(), vec![build::leftovers(&self.state)])].into();
+        let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+        for image in call("list images", LIST_LIMIT, self.client.list_images(Some(options))).await? {
+            for tag in image.repo_tags.iter().filter(|tag| build::is_leftover(tag, &self.state)) {
+                self.remove_tag(tag).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a tag away, and with the last one its layers, as far as no other image has them.
+    async fn remove_tag(&self, tag: &str) -> Result<(), RuntimeError> {
+        let removal = self.client.remove_image(tag, None::<RemoveImageOptions>, None);
+        match gone(call("remove the image", REMOVE_LIMIT, removal).await.map(drop)) {
+            // A container was made of it, which keeps it.
+            Err(RuntimeError::Engine { status: Some(409), .. }) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// Bytes of all images of ours; what they share counts for each.
+    pub(super) async fn images(&self) -> Result<u64, RuntimeError> {
+        let options = ListImagesOptionsBuilder::default().filters(&self.ours()).build();
+        let images = call("list images", LIST_LIMIT, self.client.list_images(Some(options))).await?;
+        Ok(images.iter().map(|image| u64::try_from(image.size).unwrap_or(0)).sum())
+    }
+
+    /// Removes those of all projects but these.
+    pub(super) async fn clean_networks(&self, known: &BTreeSet<ProjectName>) -> Result<(), RuntimeError> {
         let options = ListNetworksOptionsBuilder::default().filters(&self.ours()).build();
         for network in call("list networks", LIST_LIMIT, self.client.list_networks(Some(options))).await? {
-            let Some(id) = network.id else { continue };
+            let is_known =
+                labels::project(&network.labels.unwrap_or_default()).is_some_and(|name| known.contains(&name));
+            let Some(id) = network.id.filter(|_| !is_known) else { continue };
             // Refused while a container is in it, which is what keeps it.
             if let Err(error) = call("remove the network", REMOVE_LIMIT, self.client.remove_network(&id)).await {
                 tracing::debug!(%error, "this network stays");

@@ -36,6 +36,8 @@ pub enum RuntimeError {
     Ended { what: &'static str, exit: Exit },
     #[error("the {what} took longer than {} s and was stopped", .limit.as_secs())]
     TimedOut { what: &'static str, limit: Duration },
+    #[error("the {what} took more than {most} and was stopped (hint: see [build] in prime.toml)")]
+    TooMuch { what: &'static str, most: String },
     #[error("the source ended early: {0}")]
     Source(#[source] io::Error),
     #[error("the repository cannot be unpacked: {0}")]

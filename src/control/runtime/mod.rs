@@ -12,7 +12,7 @@ mod process;
 mod replica;
 mod unpack;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -23,12 +23,12 @@ use futures_util::Stream;
 
 use crate::model::app::AppSpec;
 use crate::model::machine::{BuildLimits, Machine, RuntimeChoice};
-use crate::model::name::{Commit, Site};
+use crate::model::name::{Commit, ProjectName, Site};
 use crate::model::release::{Artifact, Release};
 
-pub use docker::Docker;
+pub use docker::{Docker, Engine, engine};
 pub use error::RuntimeError;
-pub use log::{BuildLog, follow_file, tail_file};
+pub use log::{BuildLog, tail_file};
 pub use process::Process;
 pub use replica::{Exit, Replica, ReplicaId, What};
 
@@ -195,6 +195,22 @@ impl Runtime {
         match self {
             Self::Docker(docker) => docker.clean(keep).await,
             Self::Process(process) => process.clean(keep).await,
+        }
+    }
+
+    /// Bytes that what was built takes in the engine; plain directories are for whoever looks at the disk.
+    pub async fn images(&self) -> Result<u64, RuntimeError> {
+        match self {
+            Self::Docker(docker) => docker.images().await,
+            Self::Process(_) => Ok(0),
+        }
+    }
+
+    /// Takes away what a project has beside its releases and replicas, of all projects but these.
+    pub async fn forget_projects_but(&self, known: &BTreeSet<ProjectName>) -> Result<(), RuntimeError> {
+        match self {
+            Self::Docker(docker) => docker.clean_networks(known).await,
+            Self::Process(_) => Ok(()),
         }
     }
 

@@ -6,6 +6,7 @@
 mod build;
 mod kin;
 mod launch;
+mod running;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -28,6 +29,7 @@ use crate::model::release::{Artifact, Release};
 
 use kin::Leader;
 use launch::shell;
+use running::Running;
 
 /// The process runtime of one state directory.
 #[derive(Debug, Clone)]
@@ -58,7 +60,8 @@ impl Process {
     pub(super) async fn run_once(&self, release: &Release, task: Task<'_>, log: &BuildLog) -> Result<(), RuntimeError> {
         let mut command = build::leashed(directory(release)?, task.command);
         command.envs(task.env);
-        build::run("release command", command, task.limit, log).await
+        let running = Running::begin("release command", command)?;
+        running.end(task.limit, std::future::pending(), log).await
     }
 
     pub(super) async fn start(

@@ -33,7 +33,15 @@ impl World {
         files: &[(&str, &[u8])],
         limit: Duration,
     ) -> Result<Release, RuntimeError> {
-        let limits = BuildLimits { parallel: 1, timeout: limit, memory: 512 << 20, cpus: 1.5 };
+        self.build_of(app, files, BuildLimits { timeout: limit, ..limits() }).await
+    }
+
+    async fn build_of(
+        &self,
+        app: AppWish,
+        files: &[(&str, &[u8])],
+        limits: BuildLimits,
+    ) -> Result<Release, RuntimeError> {
         let commit: Commit = "0123456789012345678901234567890123456789".parse().unwrap();
         let site: Site = "shop/feature/x".parse().unwrap();
         let app = AppWish { listen: Some(Listen::Auto), ..app }.settle();
@@ -46,6 +54,10 @@ impl World {
     fn build_output(&self) -> String {
         tail_file(&self.places().build_log(&"shop/feature/x".parse().unwrap(), 7), 1000).unwrap()
     }
+}
+
+fn limits() -> BuildLimits {
+    BuildLimits { parallel: 1, timeout: Duration::from_secs(60), memory: 512 << 20, cpus: 1.5, pids: 1024 }
 }
 
 fn tar_of(files: &[(&str, &[u8])]) -> ByteStream {

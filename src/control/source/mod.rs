@@ -9,7 +9,7 @@ mod step;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -71,6 +71,11 @@ impl Source {
     /// Writes nothing yet.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         Self { git_dir: state_dir.into().join("git"), turns: Arc::default() }
+    }
+
+    /// Where all mirrors lie.
+    pub fn dir(&self) -> &Path {
+        &self.git_dir
     }
 
     /// The commit that the branch points to now, asked of the repository itself.

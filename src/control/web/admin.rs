@@ -14,8 +14,8 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::api::{
-    AccessQuery, DeployOrder, EdgeStatus, LookOrder, Ordered, Refusal, ReleaseLine, Reloaded, RollbackOrder, Seen,
-    SiteLine, Status, Why,
+    AccessQuery, CancelOrder, Cancelled, DeployOrder, EdgeStatus, LookOrder, Ordered, Refusal, ReleaseLine, Reloaded,
+    RollbackOrder, Seen, SiteLine, Status, Why,
 };
 use super::deliveries::Deliveries;
 use super::{Rates, access, follow, hooks, overview, why};
@@ -27,7 +27,7 @@ use crate::control::deploy::{DeployError, Workshop, project_of};
 use crate::control::forge::Forge;
 use crate::control::previews::Previews;
 use crate::control::reload::Reload;
-use crate::control::runtime::{ByteStream, follow_file, tail_file};
+use crate::control::runtime::{ByteStream, tail_file};
 use crate::link::why::Question;
 use crate::link::{Purge, PurgeScope, paths};
 use crate::model::deployment::{Cause, DeploymentId};
@@ -62,6 +62,7 @@ pub fn router(office: Arc<Office>) -> Router {
         .route("/v1/look", post(look))
         .route("/v1/deploy", post(deploy))
         .route("/v1/rollback", post(rollback))
+        .route("/v1/cancel", post(cancel))
         .route("/v1/follow", get(follow))
         .route("/v1/logs", get(logs))
         .route("/v1/access", get(access))
@@ -92,9 +93,10 @@ impl From<DeployError> for Refused {
             DeployError::NoRelease(..) => {
                 (StatusCode::NOT_FOUND, Some("`opri releases` shows what can be brought back"))
             }
-            DeployError::NotOurs(_) | DeployError::NothingEarlier(_) | DeployError::ServesAlready(..) => {
-                (StatusCode::CONFLICT, None)
-            }
+            DeployError::NotOurs(_)
+            | DeployError::NothingEarlier(_)
+            | DeployError::NothingUnderWay(_)
+            | DeployError::ServesAlready(..) => (StatusCode::CONFLICT, None),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, None),
         };
         let hint = hint.map(str::to_owned);
@@ -129,6 +131,7 @@ pub async fn status_of(office: &Office) -> Status {
         sites_serving: serving,
         unwell: office.workshop.live.unwell(),
         unjudged: office.looker.unjudged(),
+        disk: office.workshop.observed.disk_use(),
         faults: office.reload.faults(),
     }
 }
@@ -169,6 +172,11 @@ async fn rollback(State(office): State<Arc<Office>>, Json(order): Json<RollbackO
     };
     let deployment = office.desk.order(order.site, Cause::Rollback { release }, None).await?;
     Ok(Json(Ordered { deployment }))
+}
+
+async fn cancel(State(office): State<Arc<Office>>, Json(order): Json<CancelOrder>) -> Answer<Cancelled> {
+    let deployments = office.desk.cancel(order.site, order.by).await?;
+    Ok(Json(Cancelled { deployments }))
 }
 
 /// The newest release that is older than the active one.
@@ -273,6 +281,8 @@ struct OfLogs {
     build: bool,
     #[serde(default)]
     follow: bool,
+    /// The build of this release, and not the newest.
+    release: Option<u64>,
     #[serde(default = "usual_lines")]
     lines: usize,
 }
@@ -284,16 +294,27 @@ fn usual_lines() -> usize {
 /// Plain text: the app's output, or the newest build's.
 async fn logs(State(office): State<Arc<Office>>, Query(query): Query<OfLogs>) -> Result<Response, Refused> {
     project_of(&office.workshop.conf(), &query.site)?;
-    let stream = if query.build { build_log(&office, &query).await? } else { app_log(&office, &query).await? };
+    let stream = if query.build { build_log(office, &query).await? } else { app_log(&office, &query).await? };
     Ok(axum::body::Body::from_stream(stream).into_response())
 }
 
-async fn build_log(office: &Office, query: &OfLogs) -> Result<ByteStream, Refused> {
-    let newest = office.workshop.history.newest(&query.site).await.map_err(DeployError::from)?;
-    let path = office.workshop.build_log(&newest.ok_or_else(|| nothing_yet(&query.site))?);
+async fn build_log(office: Arc<Office>, query: &OfLogs) -> Result<ByteStream, Refused> {
+    let changes = office.workshop.progress.subscribe();
+    let history = &office.workshop.history;
+    let deployment = match query.release {
+        Some(release) => {
+            let builder = history.builder(&query.site, release).await.map_err(DeployError::from)?;
+            builder.ok_or_else(|| DeployError::NoRelease(query.site.clone(), release))?
+        }
+        None => {
+            let newest = history.newest(&query.site).await.map_err(DeployError::from)?;
+            newest.ok_or_else(|| nothing_yet(&query.site))?
+        }
+    };
     if query.follow {
-        return Ok(follow_file(path, query.lines));
+        return Ok(follow::build_log(office, deployment, changes, query.lines));
     }
+    let path = office.workshop.build_log(&deployment);
     Ok(whole(tail_file(&path, query.lines).map_err(DeployError::from)?))
 }
 

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::control::observe::DiskUse;
 use crate::link::Unwell;
 use crate::link::why::{Question, Verdict};
 use crate::model::address::Address;
@@ -37,6 +38,9 @@ pub struct Status {
     /// Branches whose head is not what serves and cannot be judged, and why.
     #[serde(default)]
     pub unjudged: BTreeMap<Site, String>,
+    /// Of the whole machine.
+    #[serde(default)]
+    pub disk: DiskUse,
     /// What the last reload of conf found wrong.
     pub faults: Vec<Fault>,
 }
@@ -107,6 +111,19 @@ pub struct Seen {
 pub struct DeployOrder {
     pub site: Site,
     pub commit: Option<Commit>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CancelOrder {
+    pub site: Site,
+    /// The name of whoever asks, for people.
+    pub by: String,
+}
+
+/// What was told to end; how it does, its progress says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cancelled {
+    pub deployments: Vec<DeploymentId>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

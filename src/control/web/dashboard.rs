@@ -75,6 +75,7 @@ fn standing(deployment: &Deployment) -> String {
             let reason: String = reason.chars().take(300).collect();
             format!("<span class=bad>#{} failed while {at}: {}</span>", deployment.id.number, escaped(&reason))
         }
+        Some(Outcome::Cancelled { at, by }) => format!("#{} was cancelled by {by} while {at}", deployment.id.number),
         Some(Outcome::Superseded { by }) => format!("#{} gave way to #{by}", deployment.id.number),
         Some(Outcome::Live { release }) => {
             format!("<span class=good>#{} serves as r{release}</span>", deployment.id.number)

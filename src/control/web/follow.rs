@@ -1,4 +1,4 @@
-//! A deployment told live: its stages, and the lines of its build as they come.
+//! A deployment told live: its stages, and the lines of its build as they come; or those lines alone.
 //!
 //! Called by the admin API. A follower that goes away ends its task; one that is slow keeps nobody else waiting.
 
@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::admin::Office;
 use super::api::Followed;
+use crate::control::runtime::ByteStream;
 use crate::model::deployment::{Deployment, Stage};
 
 /// Between two looks at a growing file.
@@ -26,29 +27,34 @@ const AHEAD: usize = 64;
 /// JSON lines of `Followed`, from how it stands now until it serves or has ended.
 pub fn deployment(office: Arc<Office>, now: Deployment, changes: broadcast::Receiver<Deployment>) -> Body {
     let (pieces, body) = channel();
-    tokio::spawn(tell(office, now, changes, pieces));
+    tokio::spawn(tell(office, now, changes, Told { pieces, only_last: None }));
     Body::from_stream(body)
 }
 
-async fn tell(
+/// The last lines of its build, and what is added until it serves or has ended.
+pub fn build_log(
     office: Arc<Office>,
-    mut now: Deployment,
-    mut changes: broadcast::Receiver<Deployment>,
-    pieces: mpsc::Sender<Bytes>,
-) {
+    now: Deployment,
+    changes: broadcast::Receiver<Deployment>,
+    lines: usize,
+) -> ByteStream {
+    let (pieces, body) = channel();
+    tokio::spawn(tell(office, now, changes, Told { pieces, only_last: Some(lines) }));
+    Box::pin(body)
+}
+
+async fn tell(office: Arc<Office>, mut now: Deployment, mut changes: broadcast::Receiver<Deployment>, mut told: Told) {
     let mut log = Lines { tail: Tail::new(office.workshop.build_log(&now)), partial: Vec::new() };
-    let mut told = None;
+    let mut last = None;
     loop {
-        for line in log.more().await {
-            if send(&pieces, &Followed::Log(line)).await.is_err() {
-                return;
-            }
+        if told.lines(log.more().await).await.is_err() {
+            return;
         }
-        if told.as_ref() != Some(&now) {
-            if send(&pieces, &Followed::Stage(Box::new(now.clone()))).await.is_err() {
+        if last.as_ref() != Some(&now) {
+            if told.stage(&now).await.is_err() {
                 return;
             }
-            told = Some(now.clone());
+            last = Some(now.clone());
         }
         if now.is_over() || now.stage >= Stage::Draining {
             return;
@@ -66,15 +72,44 @@ async fn tell(
                 Err(broadcast::error::RecvError::Closed) => return,
             },
             () = sleep(LOOK_AGAIN) => {}
-            () = pieces.closed() => return,
+            () = told.pieces.closed() => return,
         }
     }
 }
 
-async fn send(pieces: &mpsc::Sender<Bytes>, followed: &Followed) -> Result<(), ()> {
-    let mut line = serde_json::to_vec(followed).map_err(drop)?;
-    line.push(b'\n');
-    pieces.send(line.into()).await.map_err(drop)
+/// To whom it is told, and how.
+struct Told {
+    pieces: mpsc::Sender<Bytes>,
+    /// Plain lines alone, and of those that there are already only so many; `None`: JSON lines with everything.
+    only_last: Option<usize>,
+}
+
+impl Told {
+    async fn lines(&mut self, lines: Vec<String>) -> Result<(), ()> {
+        let Some(wanted) = self.only_last.as_mut().filter(|_| !lines.is_empty()) else {
+            for line in lines {
+                self.send(&Followed::Log(line)).await?;
+            }
+            return Ok(());
+        };
+        // From now on all.
+        let first = lines.len().saturating_sub(std::mem::replace(wanted, usize::MAX));
+        let text: String = lines[first..].iter().map(|line| format!("{line}\n")).collect();
+        self.pieces.send(text.into()).await.map_err(drop)
+    }
+
+    async fn stage(&self, now: &Deployment) -> Result<(), ()> {
+        match self.only_last {
+            Some(_) => Ok(()),
+            None => self.send(&Followed::Stage(Box::new(now.clone()))).await,
+        }
+    }
+
+    async fn send(&self, followed: &Followed) -> Result<(), ()> {
+        let mut line = serde_json::to_vec(followed).map_err(drop)?;
+        line.push(b'\n');
+        self.pieces.send(line.into()).await.map_err(drop)
+    }
 }
 
 fn channel() -> (mpsc::Sender<Bytes>, impl Stream<Item = io::Result<Bytes>> + Send) {

@@ -103,8 +103,9 @@ fn machine_with(dir: &Path, travis: machine::TravisKey, secrets: BTreeMap<Provid
         limits: Limits::default(),
         access_log: Default::default(),
         edge_user: None,
-        build: BuildLimits { parallel: 1, timeout: Duration::from_secs(1), memory: 0, cpus: 1.0 },
+        build: BuildLimits { parallel: 1, timeout: Duration::from_secs(1), memory: 0, cpus: 1.0, pids: 1024 },
         keep_releases: 1,
+        keep_free: 0,
     }
 }
 

@@ -174,13 +174,19 @@ impl Docker {
     /// A container of this release, with all that any of ours has.
     async fn body(&self, release: &Release, env: &Environment) -> Result<ContainerCreateBody, RuntimeError> {
         let log_options = [("max-size", "10m"), ("max-file", "3")].map(|(name, value)| (name.into(), value.into()));
+        let bounds = &release.app.container;
+        let memory = i64::try_from(bounds.memory).unwrap_or(i64::MAX);
         let host = HostConfig {
             network_mode: Some(self.network(&release.site.project).await?),
             cap_drop: Some(vec!["ALL".to_owned()]),
+            cap_add: Some(bounds.capabilities.clone()),
             security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
-            pids_limit: Some(PIDS_MAX),
-            memory: Some(MEMORY_MAX),
-            memory_swap: Some(MEMORY_MAX),
+            pids_limit: Some(i64::from(bounds.pids)),
+            memory: Some(memory),
+            memory_swap: Some(memory),
+            readonly_rootfs: Some(bounds.read_only),
+            tmpfs: bounds.read_only.then(|| [("/tmp".to_owned(), TMP.to_owned())].into()),
+            publish_all_ports: Some(false),
             init: Some(true),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
@@ -278,9 +284,8 @@ impl Drop for Doomed {
 
 const INNER_NEST: &str = "/run/opri";
 const INNER_SOCKET: &str = "/run/opri/s";
-const PIDS_MAX: i64 = 512;
-/// With no swap beyond it, in bytes.
-const MEMORY_MAX: i64 = 1 << 30;
+/// Where a root file system is read-only: counts as the container's memory.
+const TMP: &str = "rw,nosuid,nodev,noexec,size=64m";
 const TAIL_MAX: usize = 256 << 10;
 /// What the engine may need beside the grace an app has.
 const STOP_MARGIN: Duration = Duration::from_secs(20);

@@ -33,22 +33,22 @@ pub fn of_image(site: &Site, number: u64, state: &str) -> Labels {
 }
 
 /// Of a container.
-fn of_release(site: &Site, number: u64, state: &str) -> Labels {
-    let mut labels = of_project(&site.project, state);
-    labels.insert(BRANCH.to_owned(), site.branch.to_string());
-    labels.insert(RELEASE.to_owned(), number.to_string());
+fn of_release(release: &Release, role: &str, state: &str) -> Labels {
+    let mut labels = of_project(&release.site.project, state);
+    labels.insert(BRANCH.to_owned(), release.site.branch.to_string());
+    labels.insert(RELEASE.to_owned(), release.number.to_string());
+    labels.insert(COMMIT.to_owned(), release.commit.to_string());
+    labels.insert(ROLE.to_owned(), role.to_owned());
     labels
 }
 
 /// Of a container that runs one command.
 pub fn of_task(release: &Release, state: &str) -> Labels {
-    let mut labels = of_release(&release.site, release.number, state);
-    labels.insert(ROLE.to_owned(), TASK.to_owned());
-    labels
+    of_release(release, TASK, state)
 }
 
 pub fn of_replica(release: &Release, id: &ReplicaId, number: u16, state: &str) -> Labels {
-    let mut labels = of_release(&release.site, release.number, state);
+    let mut labels = of_release(release, APP, state);
     let listen = match release.app.listen {
         Listen::Socket => "socket",
         Listen::Port => "port",
@@ -62,6 +62,11 @@ pub fn of_replica(release: &Release, id: &ReplicaId, number: u16, state: &str) -
     ];
     labels.extend(own.map(|(name, value)| (name.to_owned(), value)));
     labels
+}
+
+/// Whose it is.
+pub fn project(labels: &Labels) -> Option<ProjectName> {
+    labels.get(PROJECT)?.parse().ok()
 }
 
 pub fn is_task(labels: &Labels) -> bool {
@@ -104,3 +109,5 @@ const LISTEN: &str = "openprime.listen";
 const PORT: &str = "openprime.port";
 const ROLE: &str = "openprime.role";
 const TASK: &str = "task";
+const APP: &str = "app";
+const COMMIT: &str = "openprime.commit";

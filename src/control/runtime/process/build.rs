@@ -3,23 +3,17 @@
 //! Used by the process runtime. The rule: a directory is there under its name only as long as its build goes on or has
 //! succeeded; a build that fails, takes too long or is dropped takes its directory and all its processes with it.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 use tokio::process::Command;
 
 use super::super::error::RuntimeError;
 use super::super::places::{Places, make_private, remove_tree};
-use super::super::replica::Exit;
 use super::super::unpack::unpack;
 use super::super::{BuildLog, BuildOrder, ByteStream};
+use super::running::Running;
 use super::shell;
-use crate::control::child::Group;
 use crate::model::app::AppSpec;
 
 /// Gives the directory of the built checkout.
@@ -41,9 +35,13 @@ pub async fn build(
         if let Some(line) = &order.app.build {
             log.line(&format!("$ {line}"));
             let mut command = leashed(&folder, line);
+            command.arg("idle");
             command.env("OPRI_PROJECT", order.site.project.as_str()).env("OPRI_BRANCH", order.site.branch.as_str());
             command.env("OPRI_COMMIT", order.commit.as_str());
-            run("build", command, limit, log).await?;
+            let running = Running::begin("build", command)?;
+            running.yield_to_others();
+            let too_much = running.too_much(order.limits.memory, order.limits.pids);
+            running.end(limit, too_much, log).await?;
             run_line(&order.app, &folder)?;
         }
         unfinished.keep();
@@ -55,52 +53,11 @@ pub async fn build(
     }
 }
 
-/// A shell line for `run`: should control be killed, all that the line started goes too.
+/// A shell line for `Running`: should control be killed, all that the line started goes too.
 pub fn leashed(folder: &Path, line: &str) -> Command {
     let mut command = shell(folder, LEASH);
     command.args(["opri", line]).stdin(Stdio::piped());
     command
-}
-
-/// Runs a command to its end, its output into the log. When this returns or is dropped, nothing of it runs any more.
-pub async fn run(
-    what: &'static str,
-    mut command: Command,
-    limit: Duration,
-    log: &BuildLog,
-) -> Result<(), RuntimeError> {
-    let failed = |error: io::Error| RuntimeError::Failed { what, why: error.to_string() };
-    let (reader, writer) = io::pipe().map_err(failed)?;
-    command.stdout(writer.try_clone().map_err(failed)?).stderr(writer);
-    // The command, and with it our ends of the pipe, goes as soon as the child has its own.
-    let mut group = Group::spawn(command).map_err(failed)?;
-    let _leash = group.child().stdin.take();
-    let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed)?;
-    let mut copying = std::pin::pin!(async {
-        let mut buffer = [0; 8192];
-        while let Ok(read @ 1..) = output.read(&mut buffer).await {
-            log.write(&buffer[..read]);
-        }
-    });
-    let work = async {
-        tokio::select! {
-            status = group.wait() => {
-                // What is still in the pipe. A process that left the group may hold it open for ever.
-                let _ = tokio::time::timeout(LAST_WORDS, copying).await;
-                status
-            }
-            // Closed by a command that goes on in silence.
-            () = &mut copying => group.wait().await,
-        }
-    };
-    match tokio::time::timeout(limit, work).await {
-        Err(_) => Err(RuntimeError::TimedOut { what, limit }),
-        Ok(Err(error)) => Err(failed(error)),
-        Ok(Ok(status)) => match Exit::from(status) {
-            exit if exit.is_success() => Ok(()),
-            exit => Err(RuntimeError::Ended { what, exit }),
-        },
-    }
 }
 
 /// What starts the app: `run`, else the Procfile's `web` line.
@@ -156,12 +113,17 @@ impl Drop for Unfinished {
 
 /// Nobody writes into the pipe that stands at the input: it ends with the control that holds it, and then its reader ends
 /// the group. The reader is nobody's child, so that the line does not wait for it.
-const LEASH: &str = r#"exec 3<&0; ( (read -r never <&3; kill -9 -$$) & ); exec sh -c "$1" </dev/null 3<&-"#;
-
-const LAST_WORDS: Duration = Duration::from_secs(2);
+///
+/// What is to be idle runs only when nothing else wants the processor, and stops at once when something does (sched(7));
+/// the lowest priority alone still lets it finish its turn.
+const LEASH: &str = r#"exec 3<&0; ( (read -r never <&3; kill -9 -$$) & )
+[ "$2" = idle ] && command -v chrt >/dev/null && exec chrt --idle 0 sh -c "$1" </dev/null 3<&-
+exec sh -c "$1" </dev/null 3<&-"#;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]

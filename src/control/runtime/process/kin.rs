@@ -59,20 +59,49 @@ impl Leader<'_> {
         }
         // A leader that is dead and not reaped still keeps the number.
         let has_leader = self.stat().is_some();
-        let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
         let belongs = |pid| {
             let is_member = stat(pid).is_some_and(|stat| stat.group == self.pid && stat.is_alive);
             is_member && (has_leader || carries(pid, socket))
         };
         let open = |pid| Handle::open(Pid::from_raw(pid)?).ok();
         // Asked twice: the second answer is about the process that the handle holds.
-        pids.filter(|pid| belongs(*pid)).filter_map(|pid| open(pid).filter(|_| belongs(pid))).collect()
+        pids().into_iter().filter(|pid| belongs(*pid)).filter_map(|pid| open(pid).filter(|_| belongs(pid))).collect()
     }
 
     fn stat(&self) -> Option<Stat> {
         stat(self.pid).filter(|stat| stat.started == self.started)
     }
+}
+
+/// What the processes of a group take together.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    pub processes: usize,
+    /// Bytes that are theirs alone, or shared with those they were forked from.
+    pub memory: u64,
+}
+
+/// The group of this leader as it is now; to be asked only while the leader is not reaped.
+pub fn group(leader: i32) -> Group {
+    let members = pids().into_iter().filter(|pid| stat(*pid).is_some_and(|stat| stat.group == leader && stat.is_alive));
+    members.fold(Group::default(), |group, pid| Group {
+        processes: group.processes + 1,
+        memory: group.memory + own_memory(pid).unwrap_or(0),
+    })
+}
+
+/// proc_pid_statm(5): what is resident, without what files back.
+fn own_memory(pid: i32) -> Option<u64> {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut fields = line.split(' ').skip(1).map(|field| field.parse::<u64>());
+    let (resident, shared) = (fields.next()?.ok()?, fields.next()?.ok()?);
+    Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)
+}
+
+/// The numbers of all processes.
+fn pids() -> Vec<i32> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// When a process started, in clock ticks since boot.

@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::*;
 use crate::model::address::Address;
+use crate::model::app::ContainerWish;
 
 /// As `/app` it answers on both addresses; as `/bin/sh -c` it does what the first word says.
 const PROGRAM: &str = r#"
@@ -27,6 +28,17 @@ fn main() {
         let mut words = line.split(' ');
         match (words.next(), words.next().and_then(|word| word.parse().ok())) {
             (Some("exit"), Some(code)) => std::process::exit(code),
+            (Some("threads"), _) => {
+                // The limit comes a moment after the start.
+                for number in 0..1000 {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    let sleep = || std::thread::sleep(std::time::Duration::from_secs(1000));
+                    if std::thread::Builder::new().stack_size(65536).spawn(sleep).is_err() {
+                        println!("no more threads after {number}");
+                        std::process::exit(7);
+                    }
+                }
+            }
             (Some("sleep"), _) => std::thread::sleep(std::time::Duration::from_secs(1000)),
             _ => return,
         }
@@ -147,11 +159,59 @@ async fn is_hardened(engine: &Engine, replica: &Replica) {
     assert!(name.starts_with("/opri-shop-") && name.ends_with(&format!("-r7-{}", replica.id)), "{name}");
     let host = container.host_config.unwrap();
     assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+    assert_eq!(host.cap_add.unwrap_or_default(), Vec::<String>::new());
     assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
     assert_eq!((host.pids_limit, host.memory, host.init), (Some(512), Some(1 << 30), Some(true)));
-    assert_eq!(host.privileged, Some(false));
+    assert_eq!(host.memory_swap, host.memory, "no swap beyond it");
+    assert_eq!((host.privileged, host.publish_all_ports), (Some(false), Some(false)));
+    assert_eq!(host.readonly_rootfs, Some(false));
     assert!(host.port_bindings.unwrap_or_default().is_empty());
     assert_eq!(host.mounts.unwrap().len(), 1);
+    let rotated = host.log_config.unwrap().config.unwrap();
+    assert_eq!((rotated["max-size"].as_str(), rotated["max-file"].as_str()), ("10m", "3"));
+    let host_namespaces = [host.pid_mode, host.uts_mode, host.userns_mode].map(Option::unwrap_or_default);
+    assert_eq!(host_namespaces, [""; 3]);
+    let networks = container.network_settings.unwrap().networks.unwrap();
+    let network = networks.keys().next().unwrap();
+    assert!(networks.len() == 1 && network.starts_with("opri-shop-"), "one network, the project's: {networks:?}");
+    assert_eq!(host.network_mode.as_ref(), Some(network));
+    let labels = container.config.unwrap().labels.unwrap();
+    let label = |name: &str| labels[&format!("openprime.{name}")].clone();
+    let known = ["managed", "project", "branch", "release", "role", "replica"].map(label);
+    assert_eq!(known, ["true", "shop", "feature/x", "7", "app", "0"]);
+    assert_eq!((label("id"), label("commit").len()), (replica.id.to_string(), 40));
+}
+
+#[tokio::test]
+async fn a_container_has_what_conf_grants_and_no_more() {
+    let Some(engine) = engine().await else { return };
+    let (world, runtime) = (&engine.world, &engine.world.runtime);
+    let container = ContainerWish {
+        memory: Some(64 << 20),
+        pids: Some(20),
+        capabilities: Some(vec!["NET_BIND_SERVICE".to_owned()]),
+        read_only: Some(true),
+    };
+    let wish = AppWish { container, ..Default::default() };
+    let release = world.build(wish, &[("Dockerfile", DOCKERFILE), ("app!", program())]).await.unwrap();
+    let replica = runtime.start(&release, 0, &env(&[("OPRI_PROJECT", "shop")])).await.unwrap();
+    let What::Container(id) = &replica.what else { panic!() };
+    let host = engine.docker.client().inspect_container(id, None).await.unwrap().host_config.unwrap();
+    assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+    // Newer engines say `CAP_` before the name.
+    let granted: Vec<String> = host.cap_add.unwrap().iter().map(|name| name.replace("CAP_", "")).collect();
+    assert_eq!(granted, ["NET_BIND_SERVICE"]);
+    assert_eq!((host.pids_limit, host.memory, host.readonly_rootfs), (Some(20), Some(64 << 20), Some(true)));
+    assert!(host.tmpfs.unwrap()["/tmp"].contains("size=64m"));
+    // It serves all the same, by a socket in the one directory that is its own.
+    eventually(|| runtime.prepare_socket(&replica).unwrap().then_some(())).await;
+    assert_eq!(asks(UnixStream::connect(socket_of(&replica)).await).await.as_deref(), Some("shop"));
+    runtime.stop(&replica, Duration::from_secs(5)).await.unwrap();
+}
+
+fn socket_of(replica: &Replica) -> &Path {
+    let Some(Address::Unix(socket)) = replica.candidates.first() else { panic!("{replica:?}") };
+    socket
 }
 
 /// Containers, images and networks of ours that are in the engine.
@@ -183,6 +243,13 @@ async fn a_build_in_the_engine_fails_clearly_and_is_cancelled() {
     assert!(error.to_string().contains("returned a non-zero code: 3"), "{error}");
     assert!(world.build_output().contains("ran exit 3"), "{}", world.build_output());
 
+    // No fork bomb gets further than this.
+    let dockerfile = format!("{base}RUN threads\n");
+    let files = [("Dockerfile", dockerfile.as_bytes()), ("app!", program())];
+    let error = world.build_of(AppWish::default(), &files, BuildLimits { pids: 16, ..limits() }).await.unwrap_err();
+    assert!(error.to_string().contains("returned a non-zero code: 7"), "{error}: {}", world.build_output());
+    assert!(world.build_output().contains("no more threads after"), "{}", world.build_output());
+
     let dockerfile = format!("{base}RUN sleep\n");
     let files = [("Dockerfile", dockerfile.as_bytes()), ("app!", program())];
     let error = world.build_within(AppWish::default(), &files, Duration::from_secs(4)).await.unwrap_err();
@@ -193,7 +260,7 @@ async fn a_build_in_the_engine_fails_clearly_and_is_cancelled() {
         files,
         futures_util::stream::iter([Err(io::Error::other("git archive failed"))]),
     ));
-    let limits = BuildLimits { parallel: 1, timeout: Duration::from_secs(20), memory: 1 << 29, cpus: 1.0 };
+    let limits = BuildLimits { parallel: 1, timeout: Duration::from_secs(20), memory: 1 << 29, cpus: 1.0, pids: 1024 };
     let site: Site = "shop/master".parse().unwrap();
     let commit = "0123456789012345678901234567890123456789".parse().unwrap();
     let order = BuildOrder { site, number: 1, commit, app: AppWish::default().settle(), limits };

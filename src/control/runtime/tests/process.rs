@@ -235,7 +235,7 @@ async fn a_log_is_followed_across_its_new_beginning() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r1.log");
     std::fs::write(&path, "1\n2\n3\n").unwrap();
-    let mut stream = follow_file(path.clone(), 2);
+    let mut stream = log::follow_file(path.clone(), 2);
     assert_eq!(stream.next().await.unwrap().unwrap(), "2\n3\n");
     std::fs::write(&path, "4\n").unwrap();
     assert_eq!(soon(stream.next()).await.unwrap().unwrap(), "4\n");
