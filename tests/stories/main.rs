@@ -11,6 +11,7 @@ mod certificates;
 mod cli;
 mod collapsing;
 mod compressing;
+mod crashing;
 mod deploying;
 mod docker;
 mod forges;

@@ -61,7 +61,8 @@ impl World {
     /// A Prime of this world, not started yet, on free ports of the loopback.
     pub fn prime(&self) -> Conf<'_> {
         let http = "127.0.0.1:0".to_owned();
-        let conf = Conf { world: self, http, listen: String::new(), machine: String::new() };
+        let (keys, listen, machine, environment) = Default::default();
+        let conf = Conf { world: self, http, keys, listen, machine, environment };
         fs::create_dir_all(self.path().join("conf/projects")).unwrap();
         fs::write(self.path().join("conf/travis.pem"), self.travis.public_pem()).unwrap();
         conf
@@ -113,8 +114,10 @@ impl Repo {
 pub struct Conf<'w> {
     world: &'w World,
     http: String,
+    keys: String,
     listen: String,
     machine: String,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl<'w> Conf<'w> {
@@ -134,6 +137,18 @@ impl<'w> Conf<'w> {
         self
     }
 
+    /// Further lines of `prime.toml`, before its tables.
+    pub fn first(mut self, lines: &str) -> Self {
+        self.keys.push_str(lines);
+        self
+    }
+
+    /// A variable of the environment that `opri serve` is started with.
+    pub fn given(mut self, name: &'static str, value: impl Into<PathBuf>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
     pub fn http(mut self, address: &str) -> Self {
         self.http = address.to_owned();
         self
@@ -147,9 +162,9 @@ impl<'w> Conf<'w> {
 
     pub fn write(&self, runtime: &str) {
         let text = format!(
-            "domain = \"test\"\nruntime = \"{runtime}\"\n\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
+            "domain = \"test\"\nruntime = \"{runtime}\"\n{}\n[listen]\nhttp = \"{}\"\nhttps = \"127.0.0.1:0\"\n\
              metrics = \"127.0.0.1:0\"\n{}\n[hooks]\ntravis = {{ public_key = \"conf/travis.pem\" }}\n{}",
-            self.http, self.listen, self.machine
+            self.keys, self.http, self.listen, self.machine
         );
         fs::write(self.world.path().join("conf/prime.toml"), text).unwrap();
     }
@@ -162,6 +177,7 @@ impl<'w> Conf<'w> {
         self.write(runtime);
         let prime = Prime {
             world: self.world,
+            environment: self.environment,
             control: RefCell::new(None),
             status: RefCell::new(Value::Null),
             number: RefCell::new(0),
@@ -174,6 +190,7 @@ impl<'w> Conf<'w> {
 /// A running Prime.
 pub struct Prime<'w> {
     pub world: &'w World,
+    environment: Vec<(&'static str, PathBuf)>,
     control: RefCell<Option<Child>>,
     status: RefCell<Value>,
     number: RefCell<u64>,
@@ -182,17 +199,28 @@ pub struct Prime<'w> {
 impl Prime<'_> {
     /// Starts `opri serve`, and waits until it answers.
     pub fn start(&self) {
+        self.begin_control();
+        self.is_up();
+    }
+
+    /// Starts `opri serve`, which may end before it answers.
+    pub fn begin_control(&self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
         let child = opri()
             .args(["serve", "--conf"])
             .arg(self.world.path().join("conf"))
             .current_dir(self.world.path())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
         *self.control.borrow_mut() = Some(child);
+    }
+
+    /// Waits until control answers.
+    fn is_up(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let output = self.opri(&["status", "--json"]);
@@ -224,8 +252,17 @@ impl Prime<'_> {
     }
 
     pub fn signal(&self, signal: &str) {
-        let pid = self.control.borrow().as_ref().unwrap().id();
-        assert!(Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{signal}"), &self.control_pid().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    pub fn control_pid(&self) -> u32 {
+        self.control.borrow().as_ref().unwrap().id()
     }
 
     pub fn status(&self) -> Value {
@@ -340,11 +377,15 @@ impl Prime<'_> {
     }
 
     pub fn deliver(&self, payload: &str, signature: &str) -> Answer {
+        self.try_deliver(payload, signature).unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
+    }
+
+    pub fn try_deliver(&self, payload: &str, signature: &str) -> Result<Answer, String> {
         let request = Request::post("http://opri.test/events")
             .header("content-type", "application/x-www-form-urlencoded")
             .header("signature", signature)
             .body(Full::new(travis::body(payload).into()));
-        self.ask(request.unwrap())
+        self.try_ask(request.unwrap())
     }
 
     /// A push that must be accepted, and served in the end; tells the deployment's id.
@@ -358,10 +399,9 @@ impl Prime<'_> {
 
     /// Waits for a deployment's outcome, which must be this one; tells its reason.
     pub fn until_ended(&self, id: &str, outcome: &str) -> String {
-        let path = format!("/v1/follow?deployment={}", id.replace('/', "%2F").replace('#', "%23"));
         let mut last = String::new();
         self.until(&format!("{id} is {outcome}"), || {
-            last = self.follow(&path);
+            last = self.last_word_of(id);
             let serves = outcome == "live" && last.contains("\"stage\":\"draining\"");
             serves || last.contains(&format!("\"outcome\":{{\"{outcome}\""))
         });
@@ -369,7 +409,8 @@ impl Prime<'_> {
     }
 
     /// The last line that the admin API says of a deployment.
-    fn follow(&self, path: &str) -> String {
+    pub fn last_word_of(&self, id: &str) -> String {
+        let path = format!("/v1/follow?deployment={}", id.replace('/', "%2F").replace('#', "%23"));
         let socket = self.world.path().join("state/run/admin.sock");
         let answer = self.world.runtime.block_on(async {
             let stream = tokio::net::UnixStream::connect(socket).await.map_err(|error| error.to_string())?;

@@ -211,7 +211,9 @@ impl Clerk {
             waiting.ended_at = Some(SystemTime::now());
             waiting
         });
+        crash_point!("admit.before");
         self.workshop.history.admit(&deployment, &numbers, push, replaced.as_ref()).await?;
+        crash_point!("admit.after");
         if let Some(replaced) = replaced {
             self.workshop.observed.ended(&replaced);
             let _ = self.workshop.progress.send(replaced);

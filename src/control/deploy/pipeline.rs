@@ -128,6 +128,7 @@ impl Attempt {
         let order = BuildOrder { site: site.clone(), number, commit: commit.clone(), app: app.clone(), limits };
         let artifact = self.workshop.runtime.build(&order, Box::pin(source), log).await?;
         self.made = Some(artifact.clone());
+        crash_point!("built");
         Ok(Release { site, number, commit, artifact, app, built_at: SystemTime::now() })
     }
 
@@ -168,6 +169,7 @@ impl Attempt {
             let limit = self.workshop.conf().machine.build.timeout;
             let task = Task { command, env: &environment, limit };
             self.workshop.runtime.run_once(release, task, log).await?;
+            crash_point!("release-command.after");
         }
         let mut replicas = Vec::new();
         for index in 0..release.app.replicas {
@@ -228,6 +230,7 @@ impl Attempt {
                 return Err(error.into());
             }
         };
+        crash_point!("activated");
         self.workshop.observed.swapped(took);
         self.deployment.swap = Some(took);
         tracing::info!(deployment = %self.deployment.id, release = release.name(), ?took, "swapped");
@@ -240,13 +243,16 @@ impl Attempt {
 
     async fn decide(&mut self, release: &Release, active: &ActiveRecord) -> Result<(), DeployError> {
         self.pass_stage(Stage::Swapping);
+        crash_point!("swapping.before");
         self.workshop.history.decide(&self.deployment, release, active).await?;
+        crash_point!("swapping.after");
         self.made = None;
         let _ = self.workshop.progress.send(self.deployment.clone());
         Ok(())
     }
 
     async fn fail(&mut self, error: DeployError) {
+        crash_point!("failing");
         let outcome = match error {
             DeployError::Newer(by) => Outcome::Superseded { by },
             error => Outcome::Failed { at: self.deployment.stage, reason: crate::report::with_causes(&error) },
@@ -263,7 +269,9 @@ impl Attempt {
 
     async fn enter(&mut self, stage: Stage) -> Result<(), DeployError> {
         self.pass_stage(stage);
+        crash_point!("{stage}.before");
         self.workshop.history.save(&self.deployment).await?;
+        crash_point!("{stage}.after");
         let _ = self.workshop.progress.send(self.deployment.clone());
         Ok(())
     }
@@ -333,11 +341,14 @@ impl Behind {
 
 /// Waits for the last request of a release that was replaced, then stops it.
 async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
+    crash_point!("retire.before");
     let cut = workshop.live.drained(old.upstream(), old.app.drain).await;
+    crash_point!("drained");
     if cut > 0 {
         tracing::warn!(release = old.name(), site = %old.site, cut, "requests were cut at the end of the drain");
     }
     stop_replicas(workshop, before).await;
+    crash_point!("retire.after");
 }
 
 /// Stops what served, once nobody asks it any more.
@@ -354,14 +365,17 @@ pub async fn end(workshop: &Workshop, deployment: &mut Deployment, outcome: Outc
     deployment.outcome = Some(outcome);
     deployment.ended_at = Some(SystemTime::now());
     workshop.observed.ended(deployment);
+    crash_point!("ended.before");
     if let Err(error) = workshop.history.save(deployment).await {
         tracing::error!(%error, deployment = %deployment.id, "how it ended could not be stored");
     }
+    crash_point!("ended.after");
     let _ = workshop.progress.send(deployment.clone());
 }
 
 /// Removes what is neither active nor among those kept for a rollback, and what is too old to be asked for.
 async fn prune(workshop: &Workshop, site: &Site) {
+    crash_point!("prune.before");
     match workshop.history.sweep(site, SystemTime::now()).await {
         Ok(gone) => {
             for deployment in &gone {
@@ -381,12 +395,14 @@ async fn prune(workshop: &Workshop, site: &Site) {
     for release in prunable(releases, active.map(|active| active.release), keep) {
         match workshop.history.forget(&release).await {
             Ok(()) => {
+                crash_point!("forgotten");
                 workshop.live.forget(release.upstream()).await;
                 discard(workshop, &release.artifact).await;
             }
             Err(error) => tracing::warn!(%error, release = release.name(), %site, "could not be forgotten"),
         }
     }
+    crash_point!("prune.after");
 }
 
 /// Removes an artifact, unless a release has the same: two commits can make one image.

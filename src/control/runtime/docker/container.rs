@@ -61,7 +61,9 @@ impl Docker {
         let site = &release.site;
         let name = format!("opri-{}-{}-{}-{id}", site.project, branch_part(site), release.name());
         let container = self.create(&name, body).await?;
+        crash_point!("container.created");
         call("start the container", CREATE_LIMIT, self.client.start_container(&container.id, None)).await?;
+        crash_point!("container.started");
         // One that ended at once is a replica all the same: its end and its last words are still to be asked for.
         let gone = || RuntimeError::Failed { what: "start", why: "the container was gone at once".to_owned() };
         let (replica, _) = self.look(&container.id).await?.ok_or_else(gone)?;
