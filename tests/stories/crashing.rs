@@ -14,14 +14,15 @@ use std::time::{Duration, Instant};
 use ::http::StatusCode;
 use serde_json::Value;
 
+use crate::engine::{Engine, dockerfile};
 use crate::visitors::Visitors;
-use crate::world::{LOOK_AGAIN, Prime, Repo, World};
+use crate::world::{LOOK_AGAIN, Prime, Repo, World, story_app};
 
 /// Then nothing may be left that belongs to nothing.
 const TIDY: Duration = Duration::from_secs(60);
 
 /// Every deployment passes these.
-const DEPLOYMENT: [&str; 27] = [
+const DEPLOYMENT: [&str; 28] = [
     "admit.before",
     "admit.after",
     "fetching.before",
@@ -33,6 +34,7 @@ const DEPLOYMENT: [&str; 27] = [
     "starting.after",
     "release-command.after",
     "replica.begun",
+    "replica.half-recorded",
     "replica.recorded",
     "gating.before",
     "gating.after",
@@ -63,13 +65,34 @@ const START: [(&str, &str); 7] = [
     ("drained", "leftover.after"),
 ];
 /// The restart of an app that ended passes these.
-const RESTART: [&str; 4] = ["replica.begun", "replica.recorded", "replaced.before", "replaced.after"];
+const RESTART: [&str; 5] =
+    ["replica.begun", "replica.half-recorded", "replica.recorded", "replaced.before", "replaced.after"];
 
 #[test]
 fn control_is_killed_at_each_step_of_a_deployment_and_every_visitor_is_answered() {
     let world = World::new();
-    let Some(mut shop) = Shop::open(&world) else { return };
+    let Some(mut shop) = Shop::open(&world, None) else { return };
     for point in times().flat_map(|_| DEPLOYMENT) {
+        shop.writes(Change::Good);
+        let visitors = shop.visitors();
+        shop.arm(point, &[]);
+        let accepted = shop.pushes();
+        shop.prime.control_ends();
+        visitors.ask_more(20);
+        shop.prime.start();
+        shop.is_pushed_again_unless(accepted, point == "admit.before");
+        shop.ends_well(point);
+        visitors.go().is_flawless();
+    }
+}
+
+#[test]
+fn control_is_killed_at_each_step_of_a_deployment_into_containers() {
+    let world = World::new();
+    let Some(mut shop) = Shop::open(&world, Some(Engine::start(&world))) else { return };
+    let points = DEPLOYMENT.into_iter().filter(|point| !point.starts_with("replica."));
+    let points: Vec<_> = points.chain(["container.created", "container.started"]).collect();
+    for point in times().flat_map(|_| points.clone()) {
         shop.writes(Change::Good);
         let visitors = shop.visitors();
         shop.arm(point, &[]);
@@ -86,7 +109,7 @@ fn control_is_killed_at_each_step_of_a_deployment_and_every_visitor_is_answered(
 #[test]
 fn control_and_edge_are_killed_at_each_step_and_a_whole_release_serves_again() {
     let world = World::new();
-    let Some(mut shop) = Shop::open(&world) else { return };
+    let Some(mut shop) = Shop::open(&world, None) else { return };
     for point in times().flat_map(|_| DEPLOYMENT) {
         shop.writes(Change::Good);
         shop.arm(point, &[shop.prime.edge_pid()]);
@@ -102,7 +125,7 @@ fn control_and_edge_are_killed_at_each_step_and_a_whole_release_serves_again() {
 #[test]
 fn control_is_killed_while_a_deployment_fails_and_the_reason_is_kept() {
     let world = World::new();
-    let Some(mut shop) = Shop::open(&world) else { return };
+    let Some(mut shop) = Shop::open(&world, None) else { return };
     for point in times().flat_map(|_| FAILURE) {
         shop.writes(Change::Bad);
         let visitors = shop.visitors();
@@ -120,7 +143,7 @@ fn control_is_killed_while_a_deployment_fails_and_the_reason_is_kept() {
 #[test]
 fn control_is_killed_again_at_each_step_of_its_start() {
     let world = World::new();
-    let Some(mut shop) = Shop::open(&world) else { return };
+    let Some(mut shop) = Shop::open(&world, None) else { return };
     for (first, second) in times().flat_map(|_| START) {
         shop.writes(Change::Good);
         let visitors = shop.visitors();
@@ -140,7 +163,7 @@ fn control_is_killed_again_at_each_step_of_its_start() {
 #[test]
 fn control_is_killed_while_an_app_that_ended_is_started_again() {
     let world = World::new();
-    let Some(shop) = Shop::open(&world) else { return };
+    let Some(shop) = Shop::open(&world, None) else { return };
     for point in times().flat_map(|_| RESTART) {
         shop.arm(point, &[]);
         for pid in shop.prime.app_pids() {
@@ -157,7 +180,7 @@ fn control_is_killed_while_an_app_that_ended_is_started_again() {
 #[test]
 fn control_is_killed_at_any_moment_and_every_visitor_is_answered() {
     let world = World::new();
-    let Some(mut shop) = Shop::open(&world) else { return };
+    let Some(mut shop) = Shop::open(&world, None) else { return };
     for _ in times().flat_map(|_| 0..10) {
         shop.writes(Change::Good);
         let visitors = shop.visitors();
@@ -198,6 +221,8 @@ struct Shop<'w> {
     world: &'w World,
     repo: Repo,
     prime: Prime<'w>,
+    /// Where its apps are containers.
+    engine: Option<Engine>,
     /// What the newest good commit says.
     page: String,
     pages: u32,
@@ -206,17 +231,22 @@ struct Shop<'w> {
 }
 
 impl<'w> Shop<'w> {
-    fn open(world: &'w World) -> Option<Self> {
+    fn open(world: &'w World, engine: Option<Engine>) -> Option<Self> {
         if cfg!(not(debug_assertions)) {
             eprintln!("SKIPPED: a release build has no crash points, so control was not killed at any");
             return None;
         }
         let repo = world.repo("shop");
+        repo.write("Dockerfile", &dockerfile(&story_app()));
         repo.commit("page 0");
         let conf = world.prime().first("keep_releases = 1\n").given("OPRI_CRASH", order(world));
-        let prime = conf.hosting(&repo, "[app]\nrelease = \"true\"\n").start();
+        let conf = conf.hosting(&repo, "[app]\nrelease = \"true\"\n");
+        let prime = match &engine {
+            Some(engine) => conf.given("DOCKER_HOST", engine.host()).start_with("docker"),
+            None => conf.start(),
+        };
         prime.deploys(&repo, "master");
-        let shop = Self { world, repo, prime, page: "page 0".to_owned(), pages: 0, deployments: Cell::new(1) };
+        let shop = Self { world, repo, prime, engine, page: "page 0".to_owned(), pages: 0, deployments: Cell::new(1) };
         shop.is_tidy("the first");
         Some(shop)
     }
@@ -304,7 +334,8 @@ impl<'w> Shop<'w> {
         if !newest.contains("\"outcome\":{") {
             left.push(format!("{newest} is not over"));
         }
-        let apps: BTreeSet<u64> = self.prime.app_pids().into_iter().map(|pid| u64::try_from(pid).unwrap()).collect();
+        let apps = self.engine.as_ref().map_or_else(|| self.prime.app_pids(), Engine::pids);
+        let apps: BTreeSet<u64> = apps.into_iter().map(|pid| u64::try_from(pid).unwrap()).collect();
         if apps.len() != 1 {
             left.push(format!("{} apps", apps.len()));
         }
@@ -313,12 +344,22 @@ impl<'w> Shop<'w> {
         let is_known = |pid: &u64| apps.contains(pid) || ours.contains(&Some(*pid));
         left.extend(processes(self.world.path()).into_iter().filter(|pid| !is_known(pid)).map(told));
         let state = self.world.path().join("state");
-        // A record and a directory for the app.
-        left.extend(entries(&state.join("run/a")).into_iter().skip(2 * apps.len()));
+        // A directory for the app, and for a process its record.
+        let nests = entries(&state.join("run/a"));
+        let each = if self.engine.is_some() { 1 } else { 2 };
+        if nests.len() != each * apps.len() {
+            left.push(format!("{nests:?} for {} apps", apps.len()));
+        }
         let releases: Value = serde_json::from_str(&self.prime.does(&["releases", "shop", "--json"])).unwrap();
         let known: BTreeSet<&str> = releases.as_array().unwrap().iter().filter_map(|r| r["release"].as_str()).collect();
         let lie = entries(&state.join("releases/shop/master"));
         left.extend(lie.into_iter().filter(|path| !known.contains(path.rsplit('/').next().unwrap())));
+        if let Some(engine) = &self.engine {
+            left.extend(engine.containers().into_iter().skip(1));
+            if engine.images() != known.len() {
+                left.push(format!("{} images for {known:?}", engine.images()));
+            }
+        }
         left.extend(entries(&state).into_iter().filter(|path| path.ends_with(".tmp")));
         let mirrors = [state.join("git"), state.join("git/shop.git"), state.join("git/shop.git/objects/pack")];
         let is_half = |path: &String| path.ends_with(".lock") || path.rsplit('/').next().unwrap().starts_with("tmp");

@@ -14,6 +14,8 @@ mod compressing;
 mod crashing;
 mod deploying;
 mod docker;
+mod docker_trouble;
+mod engine;
 mod forges;
 mod full_disk;
 mod grpc;

@@ -399,8 +399,12 @@ impl Prime<'_> {
 
     /// Waits for a deployment's outcome, which must be this one; tells its reason.
     pub fn until_ended(&self, id: &str, outcome: &str) -> String {
+        self.until_ended_within(PATIENCE, id, outcome)
+    }
+
+    pub fn until_ended_within(&self, patience: Duration, id: &str, outcome: &str) -> String {
         let mut last = String::new();
-        self.until(&format!("{id} is {outcome}"), || {
+        self.until_within(patience, &format!("{id} is {outcome}"), || {
             last = self.last_word_of(id);
             let serves = outcome == "live" && last.contains("\"stage\":\"draining\"");
             serves || last.contains(&format!("\"outcome\":{{\"{outcome}\""))
@@ -437,8 +441,12 @@ impl Prime<'_> {
     }
 
     /// Looks again until it holds.
-    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn until(&self, what: &str, holds: impl FnMut() -> bool) {
+        self.until_within(PATIENCE, what, holds);
+    }
+
+    pub fn until_within(&self, patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + patience;
         while !holds() {
             assert!(Instant::now() < deadline, "never: {what}\n{}", self.logs());
             std::thread::sleep(LOOK_AGAIN);
@@ -547,7 +555,7 @@ fn find_pid(value: &Value) -> Option<i32> {
     }
 }
 
-fn story_app() -> PathBuf {
+pub fn story_app() -> PathBuf {
     let opri = PathBuf::from(env!("CARGO_BIN_EXE_opri"));
     let app = opri.parent().unwrap().join("examples/story-app");
     assert!(app.exists(), "{} is missing: `cargo test` builds it", app.display());
