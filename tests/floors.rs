@@ -36,6 +36,7 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
 /// What each room of control may import of control, beside itself. `a::b` allows that one path.
 const ROOMS: &[(&str, &[&str], &str)] = &[
     ("child", &[], TOOL),
+    ("crash", &[], TOOL),
     ("https", &[], TOOL),
     ("secret", &[], TOOL),
     ("certs", &["https"], OUTSIDE),
@@ -105,6 +106,21 @@ fn every_room_has_its_rule() {
         };
         assert!(list.iter().any(|(known, ..)| *known == name), "say in tests/floors.rs what `{name}` may import");
     }
+}
+
+/// The module of the crash points is in debug builds alone, so a release that reached one would not compile; and no
+/// profile makes a release a debug build in this.
+#[test]
+fn a_release_has_no_crash_points() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let control = bare(&fs::read_to_string(root.join("src/control/mod.rs")).unwrap());
+    let guard = "#[cfg(debug_assertions)]";
+    assert_eq!(control.matches("mod crash;").count(), 1);
+    assert!(control.contains(&format!("{guard}\nmod crash;")));
+    let call = "$crate::control::crash::point";
+    assert!(control.split_once(call).is_some_and(|(before, _)| before.trim_end().ends_with(guard)));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    assert!(!manifest.contains("debug-assertions"), "a release would have the points");
 }
 
 /// The rules do find what they are for.

@@ -3,9 +3,19 @@
 //! `serve` makes every part once, top to bottom, on this screen. What it owns may crash or be upgraded: the edge goes on
 //! serving what it was told last, and the next `serve` finds store, edge and apps as they are.
 
+/// A place where a story may kill control, by its name; nothing at all in a release build.
+macro_rules! crash_point {
+    ($($name:tt)+) => {
+        #[cfg(debug_assertions)]
+        $crate::control::crash::point(&format!($($name)+));
+    };
+}
+
 pub mod certs;
 pub mod child;
 pub mod conf;
+#[cfg(debug_assertions)]
+mod crash;
 pub mod deploy;
 pub mod forge;
 pub mod hooks;

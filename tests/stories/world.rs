@@ -199,6 +199,12 @@ pub struct Prime<'w> {
 impl Prime<'_> {
     /// Starts `opri serve`, and waits until it answers.
     pub fn start(&self) {
+        self.begin_control();
+        self.is_up();
+    }
+
+    /// Starts `opri serve`, which may end before it answers.
+    pub fn begin_control(&self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
         let child = opri()
             .args(["serve", "--conf"])
@@ -211,6 +217,10 @@ impl Prime<'_> {
             .spawn()
             .unwrap();
         *self.control.borrow_mut() = Some(child);
+    }
+
+    /// Waits until control answers.
+    fn is_up(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let output = self.opri(&["status", "--json"]);
@@ -242,8 +252,17 @@ impl Prime<'_> {
     }
 
     pub fn signal(&self, signal: &str) {
-        let pid = self.control.borrow().as_ref().unwrap().id();
-        assert!(Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{signal}"), &self.control_pid().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    pub fn control_pid(&self) -> u32 {
+        self.control.borrow().as_ref().unwrap().id()
     }
 
     pub fn status(&self) -> Value {
@@ -358,11 +377,15 @@ impl Prime<'_> {
     }
 
     pub fn deliver(&self, payload: &str, signature: &str) -> Answer {
+        self.try_deliver(payload, signature).unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
+    }
+
+    pub fn try_deliver(&self, payload: &str, signature: &str) -> Result<Answer, String> {
         let request = Request::post("http://opri.test/events")
             .header("content-type", "application/x-www-form-urlencoded")
             .header("signature", signature)
             .body(Full::new(travis::body(payload).into()));
-        self.ask(request.unwrap())
+        self.try_ask(request.unwrap())
     }
 
     /// A push that must be accepted, and served in the end; tells the deployment's id.
@@ -376,10 +399,13 @@ impl Prime<'_> {
 
     /// Waits for a deployment's outcome, which must be this one; tells its reason.
     pub fn until_ended(&self, id: &str, outcome: &str) -> String {
-        let path = format!("/v1/follow?deployment={}", id.replace('/', "%2F").replace('#', "%23"));
+        self.until_ended_within(PATIENCE, id, outcome)
+    }
+
+    pub fn until_ended_within(&self, patience: Duration, id: &str, outcome: &str) -> String {
         let mut last = String::new();
-        self.until(&format!("{id} is {outcome}"), || {
-            last = self.follow(&path);
+        self.until_within(patience, &format!("{id} is {outcome}"), || {
+            last = self.last_word_of(id);
             let serves = outcome == "live" && last.contains("\"stage\":\"draining\"");
             serves || last.contains(&format!("\"outcome\":{{\"{outcome}\""))
         });
@@ -387,7 +413,8 @@ impl Prime<'_> {
     }
 
     /// The last line that the admin API says of a deployment.
-    fn follow(&self, path: &str) -> String {
+    pub fn last_word_of(&self, id: &str) -> String {
+        let path = format!("/v1/follow?deployment={}", id.replace('/', "%2F").replace('#', "%23"));
         let socket = self.world.path().join("state/run/admin.sock");
         let answer = self.world.runtime.block_on(async {
             let stream = tokio::net::UnixStream::connect(socket).await.map_err(|error| error.to_string())?;
@@ -414,8 +441,12 @@ impl Prime<'_> {
     }
 
     /// Looks again until it holds.
-    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn until(&self, what: &str, holds: impl FnMut() -> bool) {
+        self.until_within(PATIENCE, what, holds);
+    }
+
+    pub fn until_within(&self, patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + patience;
         while !holds() {
             assert!(Instant::now() < deadline, "never: {what}\n{}", self.logs());
             std::thread::sleep(LOOK_AGAIN);
@@ -524,7 +555,7 @@ fn find_pid(value: &Value) -> Option<i32> {
     }
 }
 
-fn story_app() -> PathBuf {
+pub fn story_app() -> PathBuf {
     let opri = PathBuf::from(env!("CARGO_BIN_EXE_opri"));
     let app = opri.parent().unwrap().join("examples/story-app");
     assert!(app.exists(), "{} is missing: `cargo test` builds it", app.display());

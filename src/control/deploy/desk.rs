@@ -218,7 +218,9 @@ impl Clerk {
         let deployment = Deployment::queued(id.clone(), cause, commit, SystemTime::now());
         let waiting = self.sites.get(&site).and_then(|line| line.waiting.clone());
         let replaced = waiting.map(|waiting| ended(waiting, Outcome::Superseded { by: id.number }));
+        crash_point!("admit.before");
         self.workshop.history.admit(&deployment, &numbers, push, replaced.as_ref()).await?;
+        crash_point!("admit.after");
         if let Some(replaced) = replaced {
             self.tell_end(replaced);
         }

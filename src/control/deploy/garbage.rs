@@ -55,6 +55,7 @@ pub async fn run(workshop: Arc<Workshop>) {
 
 /// Removes what is neither needed nor among those kept for a rollback, and what is too old to be asked for.
 pub async fn sweep(workshop: &Workshop, site: &Site) {
+    crash_point!("prune.before");
     if let Err(error) = workshop.source.prune(&site.project).await {
         tracing::warn!(%error, %site, "the mirror could not be packed");
     }
@@ -62,6 +63,7 @@ pub async fn sweep(workshop: &Workshop, site: &Site) {
     if let Err(error) = sweep_to(workshop, site, keep).await {
         tracing::warn!(%error, %site, "what nobody needs could not be removed");
     }
+    crash_point!("prune.after");
 }
 
 /// Keeps no more than `most` releases beside the one that serves.
@@ -141,6 +143,7 @@ impl Log {
 /// Removes a release that serves no more, with what it was made of.
 pub async fn remove(workshop: &Workshop, release: &Release) -> Result<(), DeployError> {
     workshop.history.forget(release).await?;
+    crash_point!("forgotten");
     workshop.live.forget(release.upstream()).await;
     discard(workshop, &release.artifact).await;
     Ok(())

@@ -132,6 +132,7 @@ impl Attempt {
         let order = BuildOrder { site: site.clone(), number, commit: commit.clone(), app: app.clone(), limits };
         let artifact = self.workshop.runtime.build(&order, Box::pin(source), log).await?;
         self.made = Some(artifact.clone());
+        crash_point!("built");
         Ok(Release { site, number, commit, artifact, app, built_at: SystemTime::now() })
     }
 
@@ -177,6 +178,7 @@ impl Attempt {
             let task = Task { command, env: &environment, limit };
             let running = async { Ok(self.workshop.runtime.run_once(release, task, log).await?) };
             self.notices.unless_cancelled(running).await?;
+            crash_point!("release-command.after");
         }
         for index in 0..release.app.replicas {
             environment.insert("OPRI_REPLICA".to_owned(), index.to_string());
@@ -220,6 +222,7 @@ impl Attempt {
             }
         };
         self.started.clear();
+        crash_point!("activated");
         self.workshop.observed.swapped(took);
         self.deployment.swap = Some(took);
         tracing::info!(deployment = %self.deployment.id, release = release.name(), ?took, "swapped");
@@ -232,13 +235,16 @@ impl Attempt {
 
     async fn decide(&mut self, release: &Release, active: &ActiveRecord) -> Result<(), DeployError> {
         self.pass_stage(Stage::Swapping);
+        crash_point!("swapping.before");
         self.workshop.history.decide(&self.deployment, release, active).await?;
+        crash_point!("swapping.after");
         self.made = None;
         let _ = self.workshop.progress.send(self.deployment.clone());
         Ok(())
     }
 
     async fn fail(&mut self, error: DeployError) {
+        crash_point!("failing");
         let outcome = match error {
             DeployError::Newer(by) => Outcome::Superseded { by },
             DeployError::Cancelled(by) => Outcome::Cancelled { at: self.deployment.stage, by },
@@ -265,7 +271,9 @@ impl Attempt {
 
     async fn enter(&mut self, stage: Stage) -> Result<(), DeployError> {
         self.pass_stage(stage);
+        crash_point!("{stage}.before");
         self.workshop.history.save(&self.deployment).await?;
+        crash_point!("{stage}.after");
         let _ = self.workshop.progress.send(self.deployment.clone());
         Ok(())
     }
@@ -327,11 +335,14 @@ impl Behind {
 
 /// Waits for the last request of a release that was replaced, then stops it.
 async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
+    crash_point!("retire.before");
     let cut = workshop.live.drained(old.upstream(), old.app.drain).await;
+    crash_point!("drained");
     if cut > 0 {
         tracing::warn!(release = old.name(), site = %old.site, cut, "requests were cut at the end of the drain");
     }
     stop_replicas(workshop, before).await;
+    crash_point!("retire.after");
 }
 
 /// Stops what served, once nobody asks it any more.
@@ -348,9 +359,11 @@ pub async fn end(workshop: &Workshop, deployment: &mut Deployment, outcome: Outc
     deployment.outcome = Some(outcome);
     deployment.ended_at = Some(SystemTime::now());
     workshop.observed.ended(deployment);
+    crash_point!("ended.before");
     if let Err(error) = workshop.history.save(deployment).await {
         tracing::error!(%error, deployment = %deployment.id, "how it ended could not be stored");
     }
+    crash_point!("ended.after");
     let _ = workshop.progress.send(deployment.clone());
 }
 

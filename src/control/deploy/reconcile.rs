@@ -58,6 +58,7 @@ pub async fn look_around(conf: &Conf, history: &History, runtime: &Runtime) -> R
     found.orphans = alive.into_iter().filter(|replica| !wanted.contains(&replica.id)).collect();
     for deployment in history.unfinished().await? {
         found.unfinished.extend(settle(history, deployment).await?);
+        crash_point!("settled");
     }
     Ok(found)
 }
@@ -65,8 +66,10 @@ pub async fn look_around(conf: &Conf, history: &History, runtime: &Runtime) -> R
 impl Found {
     /// Removes what a crash left half made. Only before new work begins: work under way looks the same.
     pub async fn clean(&mut self, history: &History, runtime: &Runtime) {
+        crash_point!("clean.before");
         let outcome = async {
             self.stop_undecided(history, runtime).await;
+            crash_point!("undecided.stopped");
             let kept: Vec<Artifact> =
                 history.all_releases().await?.into_iter().map(|release| release.artifact).collect();
             Ok::<_, DeployError>(runtime.clean(&kept).await?)
@@ -74,6 +77,7 @@ impl Found {
         if let Err(error) = outcome.await {
             tracing::warn!(%error, "leftovers could not be removed");
         }
+        crash_point!("clean.after");
     }
 
     /// Stops what never came to serve: nobody's request is in flight there, and what it was made of can go.
@@ -135,9 +139,12 @@ async fn settle(history: &History, mut deployment: Deployment) -> Result<Option<
 
 /// Stops what serves nobody any more: an old release after its drain.
 async fn clear_away(workshop: &Workshop, orphan: &Replica) -> Result<(), DeployError> {
+    crash_point!("leftover.before");
     if let Some(release) = workshop.history.release(&orphan.site, orphan.release).await? {
         workshop.live.drained(release.upstream(), release.app.drain).await;
     }
     tracing::info!(site = %orphan.site, release = orphan.release, "a leftover is stopped");
-    Ok(workshop.runtime.stop(orphan, STOP_GRACE).await?)
+    workshop.runtime.stop(orphan, STOP_GRACE).await?;
+    crash_point!("leftover.after");
+    Ok(())
 }

@@ -185,8 +185,10 @@ impl Supervisor {
     async fn put_in(&mut self, placed: Placed) -> bool {
         let site = self.release.site.clone();
         let history = &self.workshop.history;
+        crash_point!("replaced.before");
         match history.replace_replica(&site, &self.placed.replica, placed.clone()).await {
             Ok(Some(active)) => {
+                crash_point!("replaced.after");
                 if let Err(error) = self.workshop.live.replace(site.clone(), serving(&self.release, &active)).await {
                     tracing::error!(%site, %error, "a restarted replica could not be put in");
                 }

@@ -6,6 +6,7 @@
 mod build;
 mod container;
 mod labels;
+mod leftover;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -21,11 +22,15 @@ use bollard::query_parameters::{
     RemoveImageOptions, RemoveImageOptionsBuilder,
 };
 use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 
 use super::error::RuntimeError;
 use super::places::{self, Places, remove_tree};
 use crate::model::name::ProjectName;
 use crate::model::release::{Artifact, Release};
+use crate::report::with_causes;
+
+use leftover::{Leftover, Leftovers};
 
 /// What the engine of this machine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,7 @@ pub struct Docker {
     state: String,
     /// The engine makes two networks of one name when asked twice.
     networks: Arc<Semaphore>,
+    leftovers: Leftovers,
 }
 
 impl Docker {
@@ -67,13 +73,36 @@ impl Docker {
         let none = |why: String| RuntimeError::NoEngine { socket: socket.clone(), why };
         let client = bollard::Docker::connect_with_unix(&socket, HEADERS_LIMIT.as_secs(), bollard::API_DEFAULT_VERSION)
             .map_err(|error| none(error.to_string()))?;
-        match tokio::time::timeout(CONNECT_LIMIT, client.negotiate_version()).await {
-            Ok(Ok(client)) => {
-                let state = state_label(places.state());
-                Ok(Self { client, places, state, networks: Arc::new(Semaphore::new(1)) })
+        greet(&client, CONNECT_LIMIT).await.map_err(|error| match error {
+            RuntimeError::Engine { why, .. } => none(why),
+            RuntimeError::EngineSlow { limit, .. } => none(format!("no answer within {} s", limit.as_secs())),
+            other => other,
+        })?;
+        let (state, (leftovers, told)) = (state_label(places.state()), leftover::channel());
+        let docker = Self { client, places, state, networks: Arc::new(Semaphore::new(1)), leftovers };
+        tokio::spawn(leftover::sweep(docker.clone(), told));
+        Ok(docker)
+    }
+
+    /// Long work in the engine, given up when it answers nothing any more.
+    async fn attended<T>(&self, work: impl Future<Output = Result<T, RuntimeError>>) -> Result<T, RuntimeError> {
+        greet(&self.client, LIST_LIMIT).await?;
+        tokio::select! {
+            done = work => done,
+            fault = self.silence() => Err(fault),
+        }
+    }
+
+    /// Returns once the engine has failed to answer a few times in a row, with the last reason.
+    async fn silence(&self) -> RuntimeError {
+        let mut misses = 0;
+        loop {
+            sleep(ATTEND_EVERY).await;
+            match greet(&self.client, LIST_LIMIT).await {
+                Ok(()) => misses = 0,
+                Err(fault) if misses + 1 == MISSES_MAX => return fault,
+                Err(_) => misses += 1,
             }
-            Ok(Err(error)) => Err(none(error.to_string())),
-            Err(_) => Err(none(format!("no answer within {} s", CONNECT_LIMIT.as_secs()))),
         }
     }
 
@@ -82,6 +111,16 @@ impl Docker {
     }
 
     pub(super) async fn discard(&self, artifact: &Artifact) -> Result<(), RuntimeError> {
+        let removed = self.remove_image(artifact).await;
+        if let (Err(RuntimeError::Engine { .. } | RuntimeError::EngineSlow { .. }), Artifact::Image(id)) =
+            (&removed, artifact)
+        {
+            self.remove_later(Leftover::Image(id.clone()));
+        }
+        removed
+    }
+
+    async fn remove_image(&self, artifact: &Artifact) -> Result<(), RuntimeError> {
         let Artifact::Image(image) = artifact else { return Err(other_runtime("this release")) };
         // Without force: the engine refuses while a container, running or not, was made of it.
         let options = RemoveImageOptionsBuilder::default().force(false).build();
@@ -228,13 +267,23 @@ impl Docker {
     }
 }
 
+/// Asks the engine whether it is there, and speaks what we do.
+async fn greet(client: &bollard::Docker, limit: Duration) -> Result<(), RuntimeError> {
+    let spoken = call("answer", limit, client.version()).await?.api_version.unwrap_or_default();
+    let version = spoken.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    match version {
+        Some(version) if version >= OLDEST => Ok(()),
+        _ => Err(RuntimeError::EngineOld { spoken }),
+    }
+}
+
 /// One call to the engine within a limit that covers its whole answer.
 async fn call<T>(
     step: &'static str,
     limit: Duration,
     work: impl Future<Output = Result<T, EngineError>>,
 ) -> Result<T, RuntimeError> {
-    match tokio::time::timeout(limit, work).await {
+    match timeout(limit, work).await {
         Ok(answer) => answer.map_err(|error| fault(step, error)),
         Err(_) => Err(RuntimeError::EngineSlow { step, limit }),
     }
@@ -246,7 +295,7 @@ fn fault(step: &'static str, error: EngineError) -> RuntimeError {
             RuntimeError::Engine { step, status: Some(status_code), why: message }
         }
         EngineError::DockerStreamError { error } => RuntimeError::Engine { step, status: None, why: error },
-        other => RuntimeError::Engine { step, status: None, why: other.to_string() },
+        other => RuntimeError::Engine { step, status: None, why: with_causes(&other) },
     }
 }
 
@@ -285,4 +334,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const HEADERS_LIMIT: Duration = Duration::from_secs(60);
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 const CREATE_LIMIT: Duration = Duration::from_secs(30);
-const REMOVE_LIMIT: Duration = Duration::from_secs(60);
+const REMOVE_LIMIT: Duration = Duration::from_secs(30);
+/// An engine that is busy may miss a question or two.
+const ATTEND_EVERY: Duration = Duration::from_secs(2);
+const MISSES_MAX: u32 = 3;
+/// As `EngineOld` says it. Docker 20.10 is the oldest that this is tried with.
+const OLDEST: (u32, u32) = (1, 41);

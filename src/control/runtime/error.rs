@@ -14,6 +14,8 @@ pub enum RuntimeError {
         "no Docker engine answers at {socket}: {why} (hint: start it, or set `runtime = \"process\"` in prime.toml)"
     )]
     NoEngine { socket: String, why: String },
+    #[error("the Docker engine speaks API {spoken:?}, and 1.41 is the least (hint: install Docker 20.10 or newer)")]
+    EngineOld { spoken: String },
     #[error("docker could not {step}: {why}")]
     Engine { step: &'static str, status: Option<u16>, why: String },
     #[error("docker did not {step} within {} s", .limit.as_secs())]

@@ -17,6 +17,9 @@ use crate::link::paths;
 use crate::model::address::SOCKET_PATH_MAX;
 use crate::model::name::Site;
 
+/// What a record's name ends with until it is whole.
+pub const HALF: &str = "tmp";
+
 #[derive(Debug, Clone)]
 pub struct Places {
     state: PathBuf,
@@ -97,11 +100,12 @@ impl Places {
 
     /// Stores what identifies a replica: whole or not at all, for our eyes only.
     pub fn write_record(&self, replica: &Replica) -> Result<(), RuntimeError> {
-        let (path, aside) = (self.record(&replica.id), self.nests().join(format!("{}.tmp", replica.id)));
+        let (path, aside) = (self.record(&replica.id), self.nests().join(format!("{}.{HALF}", replica.id)));
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
             file.write_all(&serde_json::to_vec(replica)?)?;
             file.sync_all()?;
+            crash_point!("replica.half-recorded");
             std::fs::rename(&aside, &path)
         };
         write().map_err(|error| RuntimeError::at(&path, error))

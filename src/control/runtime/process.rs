@@ -200,6 +200,8 @@ impl Process {
         for nest in places::entries(&self.places.nests())? {
             if nest.is_dir() && !nest.with_extension("json").exists() {
                 remove_tree(&nest)?;
+            } else if nest.extension().is_some_and(|extension| extension == places::HALF) {
+                std::fs::remove_file(&nest).map_err(|error| RuntimeError::at(&nest, error))?;
             }
         }
         Ok(())

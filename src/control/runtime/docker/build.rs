@@ -28,7 +28,7 @@ impl Docker {
     ) -> Result<Artifact, RuntimeError> {
         let limit = order.limits.timeout;
         // Dropping the stream of a build cancels it in the engine, so a limit and a dropped future do.
-        match tokio::time::timeout(limit, self.build_image(order, source, log)).await {
+        match tokio::time::timeout(limit, self.attended(self.build_image(order, source, log))).await {
             Ok(built) => built.map(Artifact::Image),
             Err(_) => Err(RuntimeError::TimedOut { what: "build", limit }),
         }

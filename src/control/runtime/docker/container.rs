@@ -18,6 +18,7 @@ use super::super::log::last_lines;
 use super::super::replica::{Exit, Replica, ReplicaId, What};
 use super::super::{BuildLog, ByteStream, Environment, Task};
 use super::build::branch_part;
+use super::leftover::Leftover;
 use super::{CREATE_LIMIT, Docker, LIST_LIMIT, call, fault, image, labels, other_runtime};
 use crate::model::release::Release;
 
@@ -61,7 +62,9 @@ impl Docker {
         let site = &release.site;
         let name = format!("opri-{}-{}-{}-{id}", site.project, branch_part(site), release.name());
         let container = self.create(&name, body).await?;
+        crash_point!("container.created");
         call("start the container", CREATE_LIMIT, self.client.start_container(&container.id, None)).await?;
+        crash_point!("container.started");
         // One that ended at once is a replica all the same: its end and its last words are still to be asked for.
         let gone = || RuntimeError::Failed { what: "start", why: "the container was gone at once".to_owned() };
         let (replica, _) = self.look(&container.id).await?.ok_or_else(gone)?;
@@ -90,15 +93,18 @@ impl Docker {
             while let Some(Ok(bytes)) = output.next().await {
                 log.write(&bytes);
             }
-            self.ended(container.id.clone()).await
+            Ok(self.ended(container.id.clone()).await)
         };
-        let ended = tokio::time::timeout(task.limit, work).await;
-        self.remove_container(&container.id).await?;
-        container.keep();
+        let ended = tokio::time::timeout(task.limit, self.attended(work)).await;
+        match self.remove_container(&container.id).await {
+            Ok(()) => container.keep(),
+            Err(error) => tracing::warn!(%error, "the container of a release command stays for now"),
+        }
         match ended {
             Err(_) => Err(RuntimeError::TimedOut { what: "release command", limit: task.limit }),
-            Ok(exit) if exit.is_success() => Ok(()),
-            Ok(exit) => Err(RuntimeError::Ended { what: "release command", exit }),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(exit)) if exit.is_success() => Ok(()),
+            Ok(Ok(exit)) => Err(RuntimeError::Ended { what: "release command", exit }),
         }
     }
 
@@ -108,18 +114,19 @@ impl Docker {
         let options = StopContainerOptionsBuilder::default().t(seconds).build();
         let client = self.patient(grace + STOP_MARGIN);
         let stopping = client.stop_container(id, Some(options));
-        // 304 is "not running", which the client takes for success; whatever else went wrong, a removal by force ends
-        // the container and says so.
-        if let Err(error) = call("stop the container", grace + STOP_MARGIN, stopping).await {
-            tracing::debug!(%error, replica = %replica.id, "stopping it by force");
-        }
-        if let Err(error) = self.remove_container(id).await {
-            // Unknown: the engine may have done it all the same.
-            let looked = call("look at the container", LIST_LIMIT, self.client.inspect_container(id, None)).await;
-            let Err(RuntimeError::Engine { status: Some(404), .. }) = looked else { return Err(error) };
+        let removed = match call("stop the container", grace + STOP_MARGIN, stopping).await {
+            // An engine that is silent is not asked for more just now.
+            Err(error @ RuntimeError::EngineSlow { .. }) => Err(error),
+            // 304 is "not running", which the client takes for success; whatever else went wrong, a removal by force
+            // ends the container and says so.
+            _ => self.remove_container(id).await,
+        };
+        if removed.is_err() {
+            // Unknown: the engine may have done it all the same, or may do it yet.
+            self.remove_later(Leftover::Container(id.to_owned()));
         }
         self.forget_nest(&replica.id);
-        Ok(())
+        removed
     }
 
     /// A container's user may have made what we, when not root, cannot remove: that keeps nothing from going on.
@@ -205,7 +212,12 @@ impl Docker {
     async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<Doomed, RuntimeError> {
         let options = CreateContainerOptionsBuilder::default().name(name).build();
         let created = self.client.create_container(Some(options), body);
-        let created = call("create the container", CREATE_LIMIT, created).await?;
+        let created = call("create the container", CREATE_LIMIT, created).await.inspect_err(|error| {
+            // Without a whole answer it may be there all the same, or come yet.
+            if let RuntimeError::EngineSlow { .. } | RuntimeError::Engine { status: None, .. } = error {
+                self.remove_later(Leftover::Container(name.to_owned()));
+            }
+        })?;
         Ok(Doomed { docker: self.clone(), id: created.id, is_kept: false })
     }
 
@@ -272,13 +284,9 @@ impl Doomed {
 
 impl Drop for Doomed {
     fn drop(&mut self) {
-        let (false, Ok(runtime)) = (self.is_kept, tokio::runtime::Handle::try_current()) else { return };
-        let (docker, id) = (self.docker.clone(), std::mem::take(&mut self.id));
-        runtime.spawn(async move {
-            if let Err(error) = docker.remove_container(&id).await {
-                tracing::warn!(%error, container = id, "this container stays until the next start");
-            }
-        });
+        if !self.is_kept {
+            self.docker.remove_later(Leftover::Container(std::mem::take(&mut self.id)));
+        }
     }
 }
 

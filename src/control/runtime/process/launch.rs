@@ -38,6 +38,7 @@ pub async fn launch(
     command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).process_group(0);
     let failed = |error: io::Error| RuntimeError::Failed { what: "start", why: error.to_string() };
     let mut child = command.spawn().map_err(failed)?;
+    crash_point!("replica.begun");
 
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     let (pid, started) = pid
@@ -52,6 +53,7 @@ pub async fn launch(
         id,
     };
     places.write_record(&replica)?;
+    crash_point!("replica.recorded");
     let mut gate = child.stdin.take().ok_or_else(|| failed(io::Error::other("it has no input")))?;
     gate.write_all(b"go\n").await.map_err(failed)?;
     Ok((replica, child))
