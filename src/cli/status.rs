@@ -19,6 +19,9 @@ pub fn run(common: &Common) -> Done {
     for (site, why) in &status.unjudged {
         say!("unjudged   {site}: {}", report::clean(why));
     }
+    for (site, how) in &status.rolled_back {
+        say!("rolled back {site}: {}", report::clean(how));
+    }
     say!("http       {}", shown(&status.listeners.http));
     say!("https      {}", shown(&status.listeners.https));
     for (name, addresses) in

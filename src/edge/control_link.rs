@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::link::keys::Keys;
 use crate::link::paths;
-use crate::link::{self, Down, Generation, Message, Receiver, Sender, SiteTraffic, Unwell, Up};
+use crate::link::{self, Down, Generation, Message, Receiver, Sender, Unwell, Up};
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Certificates, Section, SectionKind, Snapshot};
 
@@ -42,7 +42,8 @@ pub struct ControlLink {
     drains: JoinSet<(Arc<Upstream>, u64)>,
     draining: Vec<Arc<Upstream>>,
     control: Option<(Sender, Receiver)>,
-    said: Vec<SiteTraffic>,
+    /// The traffic that this control was told of last.
+    said: Option<Up>,
     ailing: watch::Receiver<Vec<Ailing>>,
     /// What this control was told of them; `None`: nothing yet.
     unwell: Option<Vec<Unwell>>,
@@ -66,7 +67,7 @@ impl ControlLink {
             drains: JoinSet::new(),
             draining: Vec::new(),
             control: None,
-            said: Vec::new(),
+            said: None,
             ailing,
             unwell: None,
         };
@@ -121,7 +122,7 @@ impl ControlLink {
 
     async fn greet(&mut self, stream: UnixStream) {
         self.control = Some(link::split(stream));
-        self.said = Vec::new();
+        self.said = None;
         self.unwell = None;
         let hello = Up::Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -275,10 +276,14 @@ impl ControlLink {
     }
 
     async fn tell_traffic(&mut self) {
-        let traffic = self.shared.metrics.traffic();
-        if traffic != self.said {
-            self.said.clone_from(&traffic);
-            self.report(Up::Traffic { sites: traffic }).await;
+        let table = self.shared.table.load_full();
+        let upstreams = table.upstreams.values().map(|routed| routed.upstream.traffic());
+        let mut upstreams: Vec<_> = upstreams.filter(|traffic| traffic.answers > 0).collect();
+        upstreams.sort_by(|a, b| a.upstream.cmp(&b.upstream));
+        let traffic = Up::Traffic { sites: self.shared.metrics.traffic(), upstreams };
+        if self.said.as_ref() != Some(&traffic) {
+            self.said = Some(traffic.clone());
+            self.report(traffic).await;
         }
     }
 

@@ -15,6 +15,7 @@ pub struct AppWish {
     pub replicas: Option<u16>,
     pub health: HealthWish,
     pub drain: Option<Duration>,
+    pub monitor: Option<Duration>,
     pub dockerfile: Option<String>,
     pub release: Option<String>,
     pub build: Option<String>,
@@ -64,6 +65,9 @@ pub struct AppSpec {
     pub health: HealthCheck,
     /// How long requests in flight may go on with a release that was replaced.
     pub drain: Duration,
+    /// For how long after the swap it is rolled back by itself when it does badly; zero for never.
+    #[serde(default = "monitored")]
+    pub monitor: Duration,
     /// Relative to the repository's root.
     pub dockerfile: String,
     /// Run once a deployment, before the swap; its failure ends the deployment.
@@ -111,6 +115,7 @@ impl AppWish {
                 timeout: self.health.timeout.or(other.health.timeout),
             },
             drain: self.drain.or(other.drain),
+            monitor: self.monitor.or(other.monitor),
             dockerfile: self.dockerfile.or(other.dockerfile),
             release: self.release.or(other.release),
             build: self.build.or(other.build),
@@ -134,6 +139,7 @@ impl AppWish {
                 timeout: self.health.timeout.unwrap_or(Duration::from_secs(60)),
             },
             drain: self.drain.unwrap_or(Duration::from_secs(30)),
+            monitor: self.monitor.unwrap_or_else(monitored),
             dockerfile: self.dockerfile.unwrap_or_else(|| "Dockerfile".to_owned()),
             release: self.release,
             build: self.build,
@@ -142,6 +148,11 @@ impl AppWish {
             services: self.services.unwrap_or_default(),
         }
     }
+}
+
+/// How long a release is monitored when nobody says.
+fn monitored() -> Duration {
+    Duration::from_secs(300)
 }
 
 #[cfg(test)]

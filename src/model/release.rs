@@ -39,7 +39,7 @@ impl Release {
 
     /// The upstream that this release's replicas form.
     pub fn upstream(&self) -> UpstreamId {
-        UpstreamId(format!("{}#r{}", self.site, self.number))
+        UpstreamId::of_release(&self.site, self.number)
     }
 }
 

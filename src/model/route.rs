@@ -18,6 +18,11 @@ use super::purge_key::PurgeKey;
 pub struct UpstreamId(pub String);
 
 impl UpstreamId {
+    /// The replicas of a site's release.
+    pub fn of_release(site: &Site, number: u64) -> Self {
+        Self(format!("{site}#r{number}"))
+    }
+
     /// Whether it names something of this site: a release of it, or the addresses that it runs at.
     pub fn is_of(&self, site: &Site) -> bool {
         self.site() == site.to_string()

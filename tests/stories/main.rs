@@ -23,6 +23,7 @@ mod isolation;
 mod keeping;
 mod limits;
 mod many_hooks;
+mod monitored;
 mod proxied;
 mod purging;
 mod ranges;

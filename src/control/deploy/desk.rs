@@ -50,6 +50,7 @@ type Reply<T> = oneshot::Sender<Result<T, DeployError>>;
 enum Order {
     Push(Push, Via, Reply<Accepted>),
     Person(Site, Cause, Option<Commit>, Reply<DeploymentId>),
+    Automatic(Site, Cause, Reply<Option<DeploymentId>>),
     Ended(Site),
 }
 
@@ -72,6 +73,11 @@ impl Desk {
         self.ask(|reply| Order::Person(site, cause, commit, reply)).await
     }
 
+    /// Takes a rollback that nobody asked for; `None` while another deployment of the site is on its way, which may be better.
+    pub async fn roll_back(&self, site: Site, cause: Cause) -> Result<Option<DeploymentId>, DeployError> {
+        self.ask(|reply| Order::Automatic(site, cause, reply)).await
+    }
+
     async fn ask<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, DeployError> {
         let (reply, answer) = oneshot::channel();
         self.orders.send(order(reply)).await.map_err(|_| DeployError::Stopping)?;
@@ -86,6 +92,24 @@ struct Line {
     waiting: Option<Deployment>,
     /// Tells the running one of a newer.
     newest: watch::Sender<u64>,
+}
+
+/// Whether a commit was rolled back from by itself when it was deployed last. Only a person may bring it again.
+fn was_rolled_back(deployments: &[Deployment], commit: &Commit) -> Option<String> {
+    let is_of = |deployment: &&Deployment| {
+        deployment.commit.as_ref() == Some(commit) && deployment.cause.brings_back().is_none()
+    };
+    let last = deployments.iter().filter(is_of).filter_map(|deployment| deployment.release).next_back()?;
+    deployments.iter().find_map(|deployment| match &deployment.cause {
+        Cause::Automatic { from, reason, .. } if *from == last => {
+            let (id, short) = (&deployment.id, commit.short());
+            Some(format!(
+                "this commit was rolled back as {id}: {reason} (`opri deploy {} {short}…` tries it again)",
+                id.site
+            ))
+        }
+        _ => None,
+    })
 }
 
 #[derive(Debug)]
@@ -107,6 +131,14 @@ impl Clerk {
                 }
                 Order::Person(site, cause, commit, reply) => {
                     let _ = reply.send(self.take(site, cause, commit, None).await);
+                }
+                Order::Automatic(site, cause, reply) => {
+                    let is_idle =
+                        self.sites.get(&site).is_none_or(|line| line.running.is_none() && line.waiting.is_none());
+                    let _ = reply.send(match is_idle {
+                        true => self.take(site, cause, None, None).await.map(Some),
+                        false => Ok(None),
+                    });
                 }
                 Order::Ended(site) => {
                     if let Some(line) = self.sites.get_mut(&site) {
@@ -139,6 +171,9 @@ impl Clerk {
             )));
         }
         if let Some(reason) = self.is_known_commit(&push).await? {
+            return Ok(Accepted::Ignored(reason));
+        }
+        if let Some(reason) = was_rolled_back(&history.deployments(&push.site()).await?, &push.commit) {
             return Ok(Accepted::Ignored(reason));
         }
         let cause = match via {
@@ -190,7 +225,7 @@ impl Clerk {
         push: Option<&Push>,
     ) -> Result<DeploymentId, DeployError> {
         self.check_site(&site)?;
-        if let Cause::Rollback { release } = cause {
+        if let Some(release) = cause.brings_back() {
             let known = self.workshop.history.release(&site, release).await?;
             known.ok_or_else(|| DeployError::NoRelease(site.clone(), release))?;
             let is_idle = self.sites.get(&site).is_none_or(|line| line.running.is_none());

@@ -38,6 +38,12 @@ pub struct ActiveRecord {
     #[serde(with = "crate::model::instant")]
     pub since: SystemTime,
     pub replicas: Vec<Placed>,
+    /// The release that served before.
+    #[serde(default)]
+    pub before: Option<u64>,
+    /// Whether it may be rolled back by itself: it is new, and there is something to go back to.
+    #[serde(default)]
+    pub is_monitored: bool,
 }
 
 /// A replica and the address at which it passed the gate.

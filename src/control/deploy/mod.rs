@@ -9,6 +9,7 @@ pub mod desk;
 mod gate;
 pub mod history;
 pub mod look;
+pub mod monitor;
 mod pipeline;
 mod reconcile;
 mod supervise;
@@ -32,6 +33,7 @@ use crate::model::release::Release;
 
 use gate::GateError;
 use history::History;
+use monitor::Monitor;
 
 pub use reconcile::{Found, look_around};
 
@@ -84,6 +86,7 @@ pub struct Workshop {
     pub observed: Observed,
     pub conf: watch::Receiver<Arc<Conf>>,
     pub state_dir: PathBuf,
+    pub monitor: Monitor,
     /// As many as builds may run at once.
     pub builds: Semaphore,
     pub progress: broadcast::Sender<Deployment>,

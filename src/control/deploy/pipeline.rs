@@ -51,9 +51,9 @@ impl Attempt {
     async fn deploy(&mut self) -> Result<(), DeployError> {
         self.count_interruptions()?;
         let log = BuildLog::create(&self.workshop.build_log(&self.deployment))?;
-        let release = match self.deployment.cause {
-            Cause::Rollback { release } => self.earlier(release).await?,
-            _ => {
+        let release = match self.deployment.cause.brings_back() {
+            Some(release) => self.earlier(release).await?,
+            None => {
                 let commit = self.fetch().await?;
                 self.build(commit, &log).await?
             }
@@ -203,7 +203,7 @@ impl Attempt {
     async fn swap(&mut self, release: Release, placed: Vec<Placed>) -> Result<(), DeployError> {
         let site = release.site.clone();
         let before = self.workshop.history.active(&site).await?;
-        let active = ActiveRecord { release: release.number, since: SystemTime::now(), replicas: placed };
+        let active = self.record(&release, placed, before.as_ref());
         // Conf may have dropped the site meanwhile, and a newer push may have come.
         let may_go_on = self.repository().and_then(|_| self.step_back_for_newer());
         let decided = match may_go_on {
@@ -236,6 +236,13 @@ impl Attempt {
         let behind = Behind { workshop: self.workshop.clone(), deployment: self.deployment.clone() };
         tokio::spawn(behind.drain(release.number, old, before));
         Ok(())
+    }
+
+    fn record(&self, release: &Release, replicas: Vec<Placed>, before: Option<&ActiveRecord>) -> ActiveRecord {
+        let before = before.map(|before| before.release);
+        // What was brought back is what there is to go back to.
+        let is_monitored = before.is_some() && !self.is_rollback() && !release.app.monitor.is_zero();
+        ActiveRecord { release: release.number, since: SystemTime::now(), replicas, before, is_monitored }
     }
 
     async fn decide(&mut self, release: &Release, active: &ActiveRecord) -> Result<(), DeployError> {
@@ -291,7 +298,7 @@ impl Attempt {
     }
 
     fn is_rollback(&self) -> bool {
-        matches!(self.deployment.cause, Cause::Rollback { .. })
+        self.deployment.cause.brings_back().is_some()
     }
 
     async fn stop_all(&self, replicas: &[Replica]) {

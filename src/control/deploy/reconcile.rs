@@ -15,7 +15,7 @@ use crate::control::conf::Conf;
 use crate::control::live::Active;
 use crate::control::runtime::{Replica, Runtime};
 use crate::control::store::StoreError;
-use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
+use crate::model::deployment::{Deployment, Outcome, Stage};
 use crate::model::name::Site;
 use crate::model::release::{Artifact, Release};
 
@@ -126,7 +126,7 @@ async fn settle(history: &History, mut deployment: Deployment) -> Result<Option<
         deployment.interrupted += 1;
     }
     deployment.stage = Stage::Queued;
-    if !matches!(deployment.cause, Cause::Rollback { .. }) {
+    if deployment.cause.brings_back().is_none() {
         deployment.release = None;
     }
     history.save(&deployment).await?;

@@ -59,6 +59,7 @@ fn watch(
     active: &ActiveRecord,
     absence: impl Fn(&Replica) -> Option<Absence>,
 ) {
+    workshop.monitor.serves(release, active);
     for (index, placed) in active.replicas.iter().enumerate() {
         let supervisor = Supervisor {
             workshop: workshop.clone(),
@@ -66,6 +67,7 @@ fn watch(
             placed: placed.clone(),
             index: u16::try_from(index).unwrap_or(u16::MAX),
             pause: Duration::ZERO,
+            ends: 0,
             absence: absence(&placed.replica),
         };
         let workshop = workshop.clone();
@@ -95,6 +97,8 @@ struct Supervisor {
     placed: Placed,
     index: u16,
     pause: Duration,
+    /// How often it ended, or did not come up, since it was well for long.
+    ends: u32,
     absence: Option<Absence>,
 }
 
@@ -110,7 +114,7 @@ impl Supervisor {
                 return;
             }
             let (site, release) = (&self.release.site, self.release.name());
-            match how {
+            match &how {
                 Ok(how) => tracing::warn!(%site, release, how, "the app serves no more; it is started again"),
                 Err(Absence::Lost) => {
                     tracing::warn!(%site, release, "the app ended while Prime was away; it is started again")
@@ -120,7 +124,10 @@ impl Supervisor {
                 }
             }
             if since.elapsed() >= WELL_FOR {
-                self.pause = Duration::ZERO;
+                (self.pause, self.ends) = (Duration::ZERO, 0);
+            }
+            if let Ok(how) = how {
+                self.has_ended(how);
             }
             self.take_out().await;
             if !self.bring_back().await {
@@ -135,6 +142,14 @@ impl Supervisor {
         tokio::select! {
             how = self.workshop.runtime.exited(&self.placed.replica) => how.to_string(),
             () = self.workshop.live.stuck(&upstream, &self.placed.address) => "it answers nothing any more".to_owned(),
+        }
+    }
+
+    /// Whatever was started again and has ended again does so in a loop.
+    fn has_ended(&mut self, how: String) {
+        self.ends += 1;
+        if self.ends > 1 {
+            self.workshop.monitor.loops(&self.release, how);
         }
     }
 
@@ -163,6 +178,7 @@ impl Supervisor {
                 Err(error) => {
                     let (site, release) = (&self.release.site, self.release.name());
                     tracing::warn!(%site, release, %error, pause = ?self.pause, "the app does not come up");
+                    self.has_ended(error.to_string());
                 }
             }
         }

@@ -436,7 +436,7 @@ impl Owner {
                 }
             }
             Up::Why { token, verdict } => self.whys.answer(token, verdict),
-            Up::Traffic { sites } => self.show.send_modify(|view| view.traffic = sites),
+            Up::Traffic { sites, upstreams } => self.show.send_modify(|view| view.count(sites, upstreams)),
             Up::Unwell { replicas } => drop(self.show_unwell.send_replace(replicas)),
             Up::Hello { .. } | Up::Unknown => {}
         }

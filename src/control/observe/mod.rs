@@ -13,6 +13,7 @@ use prometheus::{
 
 use crate::control::certs::Certificate;
 use crate::model::deployment::{Deployment, Outcome, Stage};
+use crate::model::name::Site;
 use crate::model::push::Provider;
 
 /// Seconds; a build takes seconds to half an hour.
@@ -25,6 +26,7 @@ const SWAP_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 
 pub struct Observed {
     registry: Registry,
     deployments: IntCounterVec,
+    rollbacks: IntCounterVec,
     stages: HistogramVec,
     swaps: Histogram,
     hooks: IntCounterVec,
@@ -39,6 +41,11 @@ impl Observed {
             |name, help, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
         let deployments =
             counters("opri_deployments_total", "Deployments that ended, by how.", &["project", "branch", "outcome"])?;
+        let rollbacks = counters(
+            "opri_automatic_rollbacks_total",
+            "Releases that did badly and were rolled back by themselves.",
+            &["project", "branch"],
+        )?;
         let hooks =
             counters("opri_hooks_total", "Webhooks by provider and what became of them.", &["provider", "outcome"])?;
         let stages = HistogramOpts::new("opri_deployment_stage_seconds", "How long deployments spent in each stage.");
@@ -51,7 +58,7 @@ impl Observed {
         let reload =
             Opts::new("opri_config_last_reload_success", "Whether the last reload of conf was without a fault.");
         let reload = register(&registry, IntGauge::with_opts(reload)?)?;
-        Ok(Self { registry, deployments, stages, swaps, hooks, expiries, reload })
+        Ok(Self { registry, deployments, rollbacks, stages, swaps, hooks, expiries, reload })
     }
 
     /// All of them, in Prometheus' text format.
@@ -63,6 +70,10 @@ impl Observed {
         let site = &deployment.id.site;
         let outcome = deployment.outcome.as_ref().map_or("unfinished", Outcome::as_str);
         self.deployments.with_label_values(&[site.project.as_str(), site.branch.as_str(), outcome]).inc();
+    }
+
+    pub fn rolled_back(&self, site: &Site) {
+        self.rollbacks.with_label_values(&[site.project.as_str(), site.branch.as_str()]).inc();
     }
 
     pub fn stage_took(&self, stage: Stage, took: Duration) {

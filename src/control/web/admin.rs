@@ -111,9 +111,8 @@ pub async fn status_of(office: &Office) -> Status {
     let conf = office.workshop.conf();
     let view = office.workshop.live.view();
     let url = |host| office.workshop.live.url(host);
-    let serving = overview::sites(office)
-        .await
-        .map_or(0, |sites| sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count());
+    let sites = overview::sites(office).await.unwrap_or_default();
+    let automatic = sites.iter().filter_map(|line| line.deployment.as_ref());
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -124,9 +123,10 @@ pub async fn status_of(office: &Office) -> Status {
         hooks: format!("{}/events", url(&conf.machine.hooks.host)),
         dashboard: conf.machine.dashboard.as_ref().map(url),
         projects: conf.projects.len(),
-        sites_serving: serving,
+        sites_serving: sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count(),
         unwell: office.workshop.live.unwell(),
         unjudged: office.looker.unjudged(),
+        rolled_back: automatic.filter_map(|one| Some((one.id.site.clone(), one.as_automatic()?))).collect(),
         faults: office.reload.faults(),
     }
 }

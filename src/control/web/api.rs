@@ -37,6 +37,9 @@ pub struct Status {
     /// Branches whose head is not what serves and cannot be judged, and why.
     #[serde(default)]
     pub unjudged: BTreeMap<Site, String>,
+    /// Sites whose newest release did badly, and what became of that.
+    #[serde(default)]
+    pub rolled_back: BTreeMap<Site, String>,
     /// What the last reload of conf found wrong.
     pub faults: Vec<Fault>,
 }
@@ -71,7 +74,7 @@ pub struct SiteLine {
     #[serde(default, with = "crate::model::instant::option")]
     pub certificate_ends: Option<SystemTime>,
     pub url: String,
-    /// How the newest deployment stands, when it does not serve.
+    /// How the newest deployment stands, when it does not serve, or does so by itself.
     pub deployment: Option<Deployment>,
 }
 

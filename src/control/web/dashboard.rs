@@ -69,6 +69,10 @@ fn unwell(line: &SiteLine) -> String {
 }
 
 fn standing(deployment: &Deployment) -> String {
+    if let Some(how) = deployment.as_automatic() {
+        let how: String = how.chars().take(300).collect();
+        return format!("<span class=bad>#{}: {}</span>", deployment.id.number, escaped(&how));
+    }
     match &deployment.outcome {
         None => format!("#{} is {}", deployment.id.number, deployment.stage),
         Some(Outcome::Failed { at, reason }) => {

@@ -49,7 +49,9 @@ async fn line(office: &Office, conf: &Conf, project: &Project, site: Site) -> Re
         cache_hits: rate.cache_hits,
         certificate_ends: host.as_ref().and_then(|host| certificate_ends(office, host)),
         url: host.map(|host| office.workshop.live.url(&host)).unwrap_or_default(),
-        deployment: newest.filter(|deployment| !matches!(deployment.outcome, Some(Outcome::Live { .. }))),
+        deployment: newest.filter(|deployment| {
+            deployment.as_automatic().is_some() || !matches!(deployment.outcome, Some(Outcome::Live { .. }))
+        }),
     })
 }
 

@@ -145,6 +145,7 @@ async fn carry<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
         match errand.ask(client, &mut line, &mut buffer).await {
             Ok(head) => {
                 turn.worked();
+                errand.count(Some(head.status));
                 let body = head.length;
                 let answer = relay::Answer { head, buffer, body, line, turn };
                 return match errand.settle(&answer) {
@@ -158,10 +159,12 @@ async fn carry<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
             Err(Lost::Unanswered) if is_reused => {}
             Err(Lost::Unanswered) => {
                 turn.failed();
+                errand.count(None);
                 return Outcome::Failed(Failure::Broken);
             }
             Err(Lost::Failed(failure)) => {
                 turn.failed();
+                errand.count(None);
                 return Outcome::Failed(failure);
             }
             Err(Lost::Gone) => return Outcome::Gone,
@@ -214,6 +217,10 @@ impl Errand<'_> {
                 None => return Err(Lost::Failed(Failure::Slow)),
             }
         }
+    }
+
+    fn count(&self, status: Option<StatusCode>) {
+        self.fetch.claim.upstream().count(status);
     }
 
     /// Lets what is stored leave in place of the app's answer, where that says so.
