@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::client::Client;
 use super::table::{self, span};
-use super::{Common, Done, block_on, print_json};
+use super::{Common, Done, block_on, hold, print_json};
 use crate::control::web::api::SiteLine;
 use crate::model::deployment::{Deployment, Outcome};
 use crate::report;
@@ -20,6 +20,9 @@ pub fn run(common: &Common) -> Done {
     let rows: Vec<Vec<String>> = sites.iter().map(row).collect();
     table::print(&heading, &rows);
     for site in &sites {
+        if let Some(held) = &site.held {
+            say!("{}", hold::words(held));
+        }
         for address in &site.unwell {
             say!("{}/{} is unwell: {address} does not answer its health check", site.project, site.branch);
         }

@@ -119,8 +119,8 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     let certificates = keep_certificates(conf_seen.clone(), challenges.clone()).await;
 
     let first = certificates.borrow().clone();
-    let running = std::mem::take(&mut found.running);
-    let live = Live::begin(Beginning { home, conf: conf.clone(), running, certificates: first }).await?;
+    let sites = std::mem::take(&mut found.sites);
+    let live = Live::begin(Beginning { home, conf: conf.clone(), sites, certificates: first }).await?;
     tokio::spawn(certify(live.clone(), certificates.clone(), observed.clone()));
 
     let (monitor, words) = Monitor::new();

@@ -198,7 +198,9 @@ impl ControlLink {
                 let gone = table.gone(&before);
                 // Before the first request that could make one of its answers untrue.
                 shared.cache.begin(table.upstreams.keys());
-                shared.table.store(Arc::new(table));
+                let table = Arc::new(table);
+                shared.table.store(table.clone());
+                before.pauses.end(&table.pauses);
                 for routed in gone {
                     self.draining.push(routed.upstream.clone());
                     self.drains.spawn(async move {

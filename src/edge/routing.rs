@@ -15,6 +15,7 @@ use crate::model::purge_key::PurgeKey;
 use crate::model::route::{Route, RouteTable, Target, UpstreamId};
 use crate::model::snapshot::{self, Routing};
 
+use super::hold::{Hold, Pauses};
 use super::metrics::{Metrics, SiteMeter};
 use super::rates::{RateTable, Rates};
 use super::upstream::{ReplicaIds, Upstream};
@@ -28,6 +29,7 @@ pub struct Table {
     sites: HashMap<Site, Option<Arc<Upstream>>>,
     ids: Arc<ReplicaIds>,
     rates: RateTable,
+    pub pauses: Pauses,
     /// Whether a routing section holds at all.
     pub is_ready: bool,
 }
@@ -54,6 +56,7 @@ pub struct Entry {
     pub compression: CompressionPolicy,
     /// Of whoever may send PURGE requests.
     pub purge_key: Option<PurgeKey>,
+    pub hold: Option<Hold>,
 }
 
 #[derive(Debug)]
@@ -78,6 +81,7 @@ impl Table {
         let upstreams = upstreams(section, before, metrics);
         let mut entries = Vec::with_capacity(section.routes.len());
         let (mut sites, mut rates) = (HashMap::new(), RateTable::after(&before.rates));
+        let mut pauses = Pauses::default();
         for route in &section.routes {
             let to = match &route.to {
                 Target::Upstream(id) => match upstreams.get(id) {
@@ -98,8 +102,9 @@ impl Table {
             let meter = metrics.site(route.site.as_ref());
             let rates = rates.of(route, &before.rates);
             let (body_max, compression) = (route.limits.body_max, route.compression.clone());
-            let purge_key = route.purge_key.clone();
-            let entry = Arc::new(Entry { to, site, https_only, cache, meter, rates, body_max, compression, purge_key });
+            let (purge_key, hold) = (route.purge_key.clone(), pauses.of(route, &before.pauses));
+            let entry = Entry { to, site, https_only, cache, meter, rates, body_max, compression, purge_key, hold };
+            let entry = Arc::new(entry);
             entries.push((route.host.clone(), route.path.clone(), entry));
         }
         let routes = RouteTable::build(entries).map_err(|conflicts| {
@@ -110,7 +115,7 @@ impl Table {
         for wanted in &section.upstreams {
             upstreams[&wanted.id].upstream.replace(wanted);
         }
-        Ok(Self { routes, upstreams, sites, ids: before.ids.clone(), rates, is_ready: true })
+        Ok(Self { routes, upstreams, sites, ids: before.ids.clone(), rates, pauses, is_ready: true })
     }
 
     /// The routed sites, and whether anything that answers runs for them.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::CachePolicy;
 use super::compression::CompressionPolicy;
+use super::hold::Hold;
 use super::host::{HostName, HostPattern};
 use super::name::Site;
 use super::project::SiteLimits;
@@ -55,6 +56,9 @@ pub struct Route {
     /// Of whoever may send PURGE requests; `None`: nobody.
     #[serde(default)]
     pub purge_key: Option<PurgeKey>,
+    /// What stands before the app for now.
+    #[serde(default)]
+    pub hold: Option<Hold>,
 }
 
 /// What answers a route.

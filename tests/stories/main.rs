@@ -16,6 +16,7 @@ mod docker;
 mod forges;
 mod full_disk;
 mod grpc;
+mod holding;
 mod hooks;
 mod hostile;
 mod interim;

@@ -11,6 +11,7 @@ use crate::control::runtime::Replica;
 use crate::control::store::{Batch, Store, StoreError};
 use crate::model::address::Address;
 use crate::model::deployment::{Deployment, DeploymentId};
+use crate::model::hold::{Held, Hold};
 use crate::model::name::{ProjectName, Site};
 use crate::model::push::{DELIVERIES_KEPT, Provider, Push};
 use crate::model::release::Release;
@@ -246,6 +247,24 @@ impl History {
         self.store.write(Batch::default().delete(STOPPED)).await
     }
 
+    /// What is before sites' apps, of all sites.
+    pub async fn held(&self) -> Result<Vec<Held>, StoreError> {
+        self.store.list("hold/").await
+    }
+
+    /// What is before a site's app from now on; what was, until now.
+    pub async fn hold(&self, site: &Site, hold: Option<Hold>) -> Result<Option<Held>, StoreError> {
+        let key = hold_key(site);
+        let before = self.store.get(key.clone()).await?;
+        let since = SystemTime::now();
+        let batch = match hold {
+            Some(hold) => Batch::default().put(key, &Held { site: site.clone(), hold, since }),
+            None => Batch::default().delete(key),
+        };
+        self.store.write(batch).await?;
+        Ok(before)
+    }
+
     /// Undoes a decision that the edge refused.
     pub async fn take_back(&self, site: &Site, before: Option<ActiveRecord>) -> Result<(), StoreError> {
         self.store.update(active_key(site), move |_| before).await.map(drop)
@@ -263,6 +282,10 @@ fn path(site: &Site) -> String {
 
 fn numbers_key(site: &Site) -> String {
     format!("numbers/{}", path(site))
+}
+
+fn hold_key(site: &Site) -> String {
+    format!("hold/{}", path(site))
 }
 
 fn active_key(site: &Site) -> String {

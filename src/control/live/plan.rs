@@ -2,11 +2,10 @@
 //!
 //! Called by the owner of what is live for every change.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use super::Active;
 use super::purge_keys::PurgeKeys;
+use super::{Active, Sites};
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
 use crate::link::paths;
@@ -47,7 +46,7 @@ pub fn certificates(certificates: &[Certificate]) -> Certificates {
 /// The routing section. `now` decides whether a certificate holds, and so whether plain HTTP is sent to HTTPS.
 pub fn routing(
     conf: &Conf,
-    running: &BTreeMap<Site, Active>,
+    sites: &Sites,
     certificates: &[Certificate],
     purge_keys: &PurgeKeys,
     now: SystemTime,
@@ -56,7 +55,7 @@ pub fn routing(
     plan.add_control();
     for project in conf.projects.values() {
         for (site, branch) in project.sites() {
-            plan.add_site(project, site, branch, running);
+            plan.add_site(project, site, branch, sites);
         }
     }
     plan.routing
@@ -89,8 +88,8 @@ impl Plan<'_> {
         }
     }
 
-    fn add_site(&mut self, project: &Project, site: Site, branch: &Branch, running: &BTreeMap<Site, Active>) {
-        let to = match (&project.origin, running.get(&site)) {
+    fn add_site(&mut self, project: &Project, site: Site, branch: &Branch, sites: &Sites) {
+        let to = match (&project.origin, sites.running.get(&site)) {
             (Origin::Upstream(addresses), _) => {
                 let protocol = project.app.protocol.unwrap_or_default();
                 let id = legacy_upstream(&site, addresses, protocol);
@@ -130,6 +129,7 @@ impl Plan<'_> {
                 limits: project.limits,
                 compression: project.compression.clone(),
                 purge_key: self.purge_keys.of(&project.name),
+                hold: sites.held.get(&site).cloned(),
             });
         }
     }
@@ -178,6 +178,7 @@ fn own_route(host: HostPattern, path: &str) -> Route {
         limits: SiteLimits::default(),
         compression: CompressionPolicy { enabled: false, ..CompressionPolicy::default() },
         purge_key: None,
+        hold: None,
     }
 }
 
@@ -231,7 +232,7 @@ mod tests {
         fs::write(home.join("prime.toml"), "domain = \"test\"\n").unwrap();
         fs::write(projects.join("shop.toml"), project).unwrap();
         let conf = conf::load(home, None).unwrap().conf;
-        routing(&conf, &BTreeMap::new(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH)
+        routing(&conf, &Sites::default(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH)
     }
 
     #[test]
@@ -258,7 +259,7 @@ mod tests {
         fs::write(projects.join("shop.toml"), SHOP).unwrap();
         let conf = conf::load(home.path(), None).unwrap().conf;
         assert!(!settings(&conf).access_log.enabled);
-        let routing = routing(&conf, &BTreeMap::new(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH);
+        let routing = routing(&conf, &Sites::default(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH);
         let protocol = |id: &str| routing.upstreams.iter().find(|u| u.id.0 == id).map(|u| u.protocol);
         assert_eq!(protocol("shop/master@h2c:127.0.0.1:1"), Some(Protocol::H2c));
         assert_eq!(protocol("_control"), Some(Protocol::Http1));

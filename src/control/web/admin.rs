@@ -18,7 +18,7 @@ use super::api::{
     SiteLine, Status, Why,
 };
 use super::deliveries::Deliveries;
-use super::{Rates, access, follow, hooks, overview, why};
+use super::{Rates, access, follow, hold, hooks, overview, why};
 use crate::control::certs::Certificate;
 use crate::control::conf;
 use crate::control::deploy::desk::Desk;
@@ -66,6 +66,7 @@ pub fn router(office: Arc<Office>) -> Router {
         .route("/v1/purge", post(purge))
         .route("/v1/why", post(why))
         .merge(hooks::router())
+        .merge(hold::router())
         .with_state(office)
 }
 
@@ -126,6 +127,7 @@ pub async fn status_of(office: &Office) -> Status {
         sites_serving: sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count(),
         unwell: office.workshop.live.unwell(),
         unjudged: office.looker.unjudged(),
+        held: sites.iter().filter_map(|site| site.held.clone()).collect(),
         rolled_back: automatic.filter_map(|one| Some((one.id.site.clone(), one.as_automatic()?))).collect(),
         faults: office.reload.faults(),
     }

@@ -14,6 +14,7 @@ use crate::link::why::{Question, Verdict};
 use crate::model::address::Address;
 use crate::model::certificate::Issuer;
 use crate::model::deployment::{Deployment, DeploymentId};
+use crate::model::hold::{Held, Hold};
 use crate::model::machine::Listeners;
 use crate::model::name::{BranchName, Commit, ProjectName, Site};
 use crate::report::Fault;
@@ -37,6 +38,9 @@ pub struct Status {
     /// Branches whose head is not what serves and cannot be judged, and why.
     #[serde(default)]
     pub unjudged: BTreeMap<Site, String>,
+    /// Sites that are paused or in maintenance.
+    #[serde(default)]
+    pub held: Vec<Held>,
     /// Sites whose newest release did badly, and what became of that.
     #[serde(default)]
     pub rolled_back: BTreeMap<Site, String>,
@@ -74,6 +78,9 @@ pub struct SiteLine {
     #[serde(default, with = "crate::model::instant::option")]
     pub certificate_ends: Option<SystemTime>,
     pub url: String,
+    /// What stands before its app.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// How the newest deployment stands, when it does not serve, or does so by itself.
     pub deployment: Option<Deployment>,
 }
@@ -119,6 +126,20 @@ pub struct RollbackOrder {
     pub release: Option<u64>,
 }
 
+/// `opri pause`, `maintenance`, and with nothing `resume`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HoldOrder {
+    pub site: Site,
+    pub hold: Option<Hold>,
+}
+
+/// What stands before a site's app now, and what did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WasHeld {
+    pub hold: Option<Hold>,
+    pub before: Option<Hold>,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ordered {
     pub deployment: DeploymentId,
@@ -139,6 +160,9 @@ pub struct Why {
     pub question: Question,
     /// `None` where nothing of ours was deployed.
     pub release: Option<ServingRelease>,
+    /// What stands before its app.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// Replicas of the upstream that do not answer their health check as they should.
     pub unwell: Vec<Address>,
     /// The one for the host.

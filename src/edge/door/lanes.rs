@@ -13,6 +13,8 @@ use pingora::protocols::http::ServerSession;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
+use crate::model::hold::Notice;
+
 use super::waiting::{self, Waiting};
 use super::{Door, connection};
 use crate::edge::answer::Fetch;
@@ -79,6 +81,11 @@ impl Lane {
     pub fn refusal(worker: &Worker, failure: Failure, asked: &Asked<'_>, exchange: &Exchange) -> Self {
         worker.shared.metrics.refused(failure);
         Lane::Own(Own::page(failure, asked.fields.text("accept"), &exchange.id), !failure.closes())
+    }
+
+    pub fn maintenance(worker: &Worker, notice: &Notice, asked: &Asked<'_>, exchange: &Exchange) -> Self {
+        worker.shared.metrics.refused(Failure::Maintenance);
+        Lane::Own(Own::notice(notice, asked.fields.text("accept"), &exchange.id), true)
     }
 }
 
