@@ -6,15 +6,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::Method;
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use crate::model::app::Protocol;
 use crate::model::hold::Notice;
 
-use super::cache::{self, Along, Away, CacheStatus, End, Fill, Hit, Miss, Reading, Stale, Waiter};
+use super::cache::{self, Along, Away, Cache, CacheStatus, Earlier, End, Fill, Hit, Miss, Reading, Stale, Waiter};
 use super::compress::Negotiation;
 use super::failure::Failure;
+use super::field::Fields;
 use super::hold::{Hold, Pause, Place};
 use super::purging;
 use super::request::Asked;
@@ -122,6 +123,8 @@ pub struct Fetch {
     pub fill: Option<Box<Fill>>,
     /// What is stored and may be renewed by the answer, or shown in its place.
     pub stale: Option<Box<Stale>>,
+    /// What an earlier release may have stored, in place of a 404.
+    pub earlier: Option<Box<Earlier>>,
     /// Of the request's body, in bytes.
     pub body_max: u64,
     /// What becomes of the answer, when it can be compressed.
@@ -138,6 +141,14 @@ impl Fetch {
         if let Some(fill) = &mut self.fill {
             fill.negotiated(None, None);
         }
+    }
+
+    /// What is stored and leaves in place of the app's answer, where that says so.
+    pub fn settle(&mut self, cache: &Cache, status: StatusCode, fields: Fields<'_>) -> Option<(Own, CacheStatus)> {
+        let stale = self.stale.as_ref().and_then(|stale| stale.settle(cache, status, fields));
+        let settled = stale.or_else(|| self.earlier.as_ref()?.instead(cache, status))?;
+        self.unfilled(status.is_client_error() || status.is_server_error());
+        Some(settled)
     }
 
     /// There is nothing to store. `is_failure` when whoever waits for the same is not to ask one after the other.
@@ -269,13 +280,13 @@ fn from_upstream(
 
 /// A claim for a request that the app must be asked for.
 fn fetch(state: &Shared, entry: &Entry, upstream: &Arc<Upstream>, asked: &Asked<'_>, miss: Miss) -> Option<Fetch> {
-    let Miss { status, fill, stale, target, is_of_whole } = miss;
+    let Miss { status, fill, stale, earlier, target, is_of_whole } = miss;
     let negotiation = match asked.method {
         Method::HEAD if !is_of_whole => Negotiation::Off,
         _ => Negotiation::of(&entry.compression, asked),
     };
     let (claim, body_max) = (upstream.claim()?, body_max(state, entry));
-    Some(Fetch { claim, status, fill, stale, body_max, negotiation, target, is_of_whole })
+    Some(Fetch { claim, status, fill, stale, earlier, body_max, negotiation, target, is_of_whole })
 }
 
 /// Where plain HTTP is sent to, when it is.

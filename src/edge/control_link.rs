@@ -196,8 +196,9 @@ impl ControlLink {
                 let before = shared.table.load_full();
                 let table = Table::compile(routing, &before, &shared.metrics).map_err(|error| error.to_string())?;
                 let gone = table.gone(&before);
-                // Before the first request that could make one of its answers untrue.
-                shared.cache.begin(table.upstreams.keys());
+                // What is replaced may answer still. Before the first request that could make one of its answers untrue.
+                let replaced = routing.routes.iter().flat_map(|route| &route.replaced).map(|one| &one.upstream);
+                shared.cache.begin(replaced.chain(table.upstreams.keys()));
                 let table = Arc::new(table);
                 shared.table.store(table.clone());
                 before.pauses.end(&table.pauses);

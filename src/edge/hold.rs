@@ -102,8 +102,8 @@ mod tests {
     fn route(site: &str, hold: Option<hold::Hold>) -> Route {
         let (host, to, site) = ("shop.test".parse().unwrap(), Target::Absent, Some(site.parse().unwrap()));
         let (cache, limits, compression) = Default::default();
-        let (path, https_only, purge_key) = ("/".to_owned(), false, None);
-        Route { host, path, to, site, https_only, cache, limits, compression, purge_key, hold }
+        let (path, https_only, purge_key, replaced) = Default::default();
+        Route { host, path, to, site, https_only, cache, limits, compression, purge_key, replaced, hold }
     }
 
     fn paused(seconds: u64) -> Option<hold::Hold> {

@@ -187,8 +187,8 @@ mod tests {
         let (host, to) = ("shop.test".parse().unwrap(), crate::model::route::Target::Absent);
         let site = Some("shop".parse().unwrap());
         let (cache, compression) = Default::default();
-        let (path, https_only, purge_key, hold) = ("/".to_owned(), false, None, None);
-        Route { host, path, to, site, https_only, cache, limits, compression, purge_key, hold }
+        let (path, https_only, purge_key, replaced, hold) = Default::default();
+        Route { host, path, to, site, https_only, cache, limits, compression, purge_key, replaced, hold }
     }
 
     fn rates(limits: SiteLimits) -> Arc<Rates> {

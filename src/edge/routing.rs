@@ -12,7 +12,7 @@ use crate::model::compression::CompressionPolicy;
 use crate::model::host::HostName;
 use crate::model::name::Site;
 use crate::model::purge_key::PurgeKey;
-use crate::model::route::{Route, RouteTable, Target, UpstreamId};
+use crate::model::route::{Replaced, Route, RouteTable, Target, UpstreamId};
 use crate::model::snapshot::{self, Routing};
 
 use super::hold::{Hold, Pauses};
@@ -56,6 +56,8 @@ pub struct Entry {
     pub compression: CompressionPolicy,
     /// Of whoever may send PURGE requests.
     pub purge_key: Option<PurgeKey>,
+    /// The releases that what is asked for may be of, the last first.
+    pub replaced: Vec<Replaced>,
     pub hold: Option<Hold>,
 }
 
@@ -103,7 +105,9 @@ impl Table {
             let rates = rates.of(route, &before.rates);
             let (body_max, compression) = (route.limits.body_max, route.compression.clone());
             let (purge_key, hold) = (route.purge_key.clone(), pauses.of(route, &before.pauses));
-            let entry = Entry { to, site, https_only, cache, meter, rates, body_max, compression, purge_key, hold };
+            let replaced = route.replaced.clone();
+            let entry =
+                Entry { to, site, https_only, cache, meter, rates, body_max, compression, purge_key, replaced, hold };
             let entry = Arc::new(entry);
             entries.push((route.host.clone(), route.path.clone(), entry));
         }

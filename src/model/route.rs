@@ -1,6 +1,7 @@
 //! Routes: host and path to what answers, and the immutable index of them that a request looks into.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -56,9 +57,20 @@ pub struct Route {
     /// Of whoever may send PURGE requests; `None`: nobody.
     #[serde(default)]
     pub purge_key: Option<PurgeKey>,
+    /// The releases that were replaced not long ago, the last first: what they called immutable is not gone yet.
+    #[serde(default)]
+    pub replaced: Vec<Replaced>,
     /// What stands before the app for now.
     #[serde(default)]
     pub hold: Option<Hold>,
+}
+
+/// A release that served a site before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    pub upstream: UpstreamId,
+    #[serde(with = "super::instant")]
+    pub at: SystemTime,
 }
 
 /// What answers a route.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, Request};
+use axum::extract::{Path as UrlPath, Query, Request};
 use axum::http::{HeaderMap, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -39,6 +39,7 @@ async fn main() {
     let router = Router::new()
         .route("/", get(page))
         .route("/fails", get(fails))
+        .route("/asset/{name}", get(asset))
         .route("/stored", get(stored).put(async || {}))
         .route("/private", get(private))
         .route("/slow", get(slow))
@@ -105,6 +106,16 @@ async fn fails() -> Response {
         true => (StatusCode::INTERNAL_SERVER_ERROR, "it fails").into_response(),
         false => ([(header::CACHE_CONTROL, "no-store")], text()).into_response(),
     }
+}
+
+/// What the checkout has of that name, said to be immutable where that begins with `i`.
+async fn asset(UrlPath(name): UrlPath<String>) -> Response {
+    let Ok(text) = std::fs::read_to_string(&name) else {
+        return (StatusCode::NOT_FOUND, "not here").into_response();
+    };
+    let control =
+        if name.starts_with('i') { "public, max-age=31536000, immutable" } else { "public, max-age=31536000" };
+    ([(header::CACHE_CONTROL, control), (header::VARY, "accept-language")], text).into_response()
 }
 
 /// Another body each time it is really asked.

@@ -5,6 +5,7 @@ mod visitors;
 mod world;
 
 mod access_log;
+mod assets;
 mod balancing;
 mod caching;
 mod certificates;

@@ -19,6 +19,9 @@ use crate::model::release::Release;
 /// Deployments that are kept for each site.
 const DEPLOYMENTS_KEPT: usize = 100;
 
+/// Releases that are remembered as having served before.
+const REPLACED_KEPT: usize = 8;
+
 /// There while the apps are stopped on purpose.
 const STOPPED: &str = "stopped";
 const HOOK_LOG: &str = "hook-log/";
@@ -39,12 +42,34 @@ pub struct ActiveRecord {
     #[serde(with = "crate::model::instant")]
     pub since: SystemTime,
     pub replicas: Vec<Placed>,
-    /// The release that served before.
+    /// Releases that served before, the last first.
     #[serde(default)]
-    pub before: Option<u64>,
+    pub replaced: Vec<Replaced>,
     /// Whether it may be rolled back by itself: it is new, and there is something to go back to.
     #[serde(default)]
     pub is_monitored: bool,
+}
+
+/// A release that served until then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    pub release: u64,
+    #[serde(with = "crate::model::instant")]
+    pub at: SystemTime,
+}
+
+impl ActiveRecord {
+    /// The release that served before.
+    pub fn before(&self) -> Option<u64> {
+        self.replaced.first().map(|replaced| replaced.release)
+    }
+
+    /// What will have been replaced when this release serves in its place.
+    pub fn replaced_by(&self, release: u64, now: SystemTime) -> Vec<Replaced> {
+        let last = Replaced { release: self.release, at: now };
+        let earlier = self.replaced.iter().filter(|earlier| ![release, self.release].contains(&earlier.release));
+        std::iter::once(last).chain(earlier.cloned()).take(REPLACED_KEPT).collect()
+    }
 }
 
 /// A replica and the address at which it passed the gate.

@@ -80,7 +80,7 @@ impl Monitor {
     /// A release serves, or serves on after control began.
     pub fn serves(&self, release: &Release, active: &ActiveRecord) {
         let left = release.app.monitor.saturating_sub(active.since.elapsed().unwrap_or_default());
-        let before = active.before.filter(|_| active.is_monitored && !left.is_zero());
+        let before = active.before().filter(|_| active.is_monitored && !left.is_zero());
         self.tell(Word::Serves(release.site.clone(), before.map(|before| Trial::begin(release, before, left))));
     }
 

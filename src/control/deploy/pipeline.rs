@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use super::history::{ActiveRecord, Placed};
-use super::{DeployError, Workshop, host_of, supervise};
+use super::{DeployError, Workshop, history, host_of, supervise};
 use crate::control::conf;
 use crate::control::live::Active;
 use crate::control::runtime::{BuildLog, BuildOrder, Replica, Task};
@@ -19,6 +19,7 @@ use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
 use crate::model::name::{Commit, Site};
 use crate::model::project::{Ci, Origin, Repository};
 use crate::model::release::{Artifact, Release, prunable};
+use crate::model::route::{Replaced, UpstreamId};
 
 /// What a repository may say of itself lies here.
 const MANIFEST: &str = "opri.toml";
@@ -239,10 +240,11 @@ impl Attempt {
     }
 
     fn record(&self, release: &Release, replicas: Vec<Placed>, before: Option<&ActiveRecord>) -> ActiveRecord {
-        let before = before.map(|before| before.release);
+        let since = SystemTime::now();
+        let replaced = before.map(|before| before.replaced_by(release.number, since)).unwrap_or_default();
         // What was brought back is what there is to go back to.
         let is_monitored = before.is_some() && !self.is_rollback() && !release.app.monitor.is_zero();
-        ActiveRecord { release: release.number, since: SystemTime::now(), replicas, before, is_monitored }
+        ActiveRecord { release: release.number, since, replicas, replaced, is_monitored }
     }
 
     async fn decide(&mut self, release: &Release, active: &ActiveRecord) -> Result<(), DeployError> {
@@ -385,7 +387,8 @@ async fn prune(workshop: &Workshop, site: &Site) {
     else {
         return;
     };
-    for release in prunable(releases, active.map(|active| active.release), keep) {
+    let before = active.as_ref().and_then(ActiveRecord::before);
+    for release in prunable(releases, active.map(|active| active.release), before, keep) {
         match workshop.history.forget(&release).await {
             Ok(()) => {
                 workshop.live.forget(release.upstream()).await;
@@ -415,7 +418,12 @@ pub fn serving(release: &Release, active: &ActiveRecord) -> Active {
         protocol: release.app.protocol,
         drain: release.app.drain,
         health: release.app.health.clone(),
+        replaced: active.replaced.iter().map(|one| replaced(release, one)).collect(),
     }
+}
+
+fn replaced(by: &Release, one: &history::Replaced) -> Replaced {
+    Replaced { upstream: UpstreamId::of_release(&by.site, one.release), at: one.at }
 }
 
 fn with_last_words(error: DeployError, words: &str) -> DeployError {

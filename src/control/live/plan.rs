@@ -103,7 +103,7 @@ impl Plan<'_> {
                 Target::Upstream(id)
             }
             (Origin::Repository(_), Some(active)) => {
-                let Active { upstream, replicas, protocol, drain, health } = active.clone();
+                let Active { upstream, replicas, protocol, drain, health, .. } = active.clone();
                 let (id, health) = (upstream.clone(), Some(watched(&health, branch)));
                 self.routing.upstreams.push(Upstream { id, replicas, protocol, drain, health });
                 Target::Upstream(upstream)
@@ -129,6 +129,7 @@ impl Plan<'_> {
                 limits: project.limits,
                 compression: project.compression.clone(),
                 purge_key: self.purge_keys.of(&project.name),
+                replaced: sites.running.get(&site).map(|active| active.replaced.clone()).unwrap_or_default(),
                 hold: sites.held.get(&site).cloned(),
             });
         }
@@ -178,6 +179,7 @@ fn own_route(host: HostPattern, path: &str) -> Route {
         limits: SiteLimits::default(),
         compression: CompressionPolicy { enabled: false, ..CompressionPolicy::default() },
         purge_key: None,
+        replaced: Vec::new(),
         hold: None,
     }
 }

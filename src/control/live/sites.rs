@@ -7,7 +7,7 @@ use crate::model::address::Address;
 use crate::model::app::{HealthCheck, Protocol};
 use crate::model::hold::Hold;
 use crate::model::name::Site;
-use crate::model::route::UpstreamId;
+use crate::model::route::{Replaced, UpstreamId};
 
 /// Both kept for sites that conf does not name, too.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub struct Active {
     pub drain: Duration,
     /// How it showed that it was ready; the edge goes on asking.
     pub health: HealthCheck,
+    /// What served before, the last first.
+    pub replaced: Vec<Replaced>,
 }
 
 impl Sites {

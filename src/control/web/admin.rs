@@ -171,12 +171,15 @@ async fn rollback(State(office): State<Arc<Office>>, Json(order): Json<RollbackO
     Ok(Json(Ordered { deployment }))
 }
 
-/// The newest release that is older than the active one.
+/// Of the releases that are older than the active one that which served before it, else the newest.
 async fn before_active(office: &Office, site: &Site) -> Result<u64, DeployError> {
     let history = &office.workshop.history;
-    let active = history.active(site).await?.map_or(u64::MAX, |active| active.release);
+    let active = history.active(site).await?;
+    let number = active.as_ref().map_or(u64::MAX, |active| active.release);
     let releases = history.releases(site).await?;
-    let earlier = releases.iter().map(|release| release.number).filter(|number| *number < active).max();
+    let earlier: Vec<u64> = releases.iter().map(|release| release.number).filter(|older| *older < number).collect();
+    let before = active.and_then(|active| active.before()).filter(|before| earlier.contains(before));
+    let earlier = before.or_else(|| earlier.into_iter().max());
     earlier.ok_or_else(|| DeployError::NothingEarlier(site.clone()))
 }
 

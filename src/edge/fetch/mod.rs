@@ -226,8 +226,7 @@ impl Errand<'_> {
     /// Lets what is stored leave in place of the app's answer, where that says so.
     fn settle(&mut self, answer: &relay::Answer) -> Option<Outcome> {
         let fields = answer.head.fields(&answer.buffer);
-        let settled = self.fetch.stale.as_ref()?.settle(&self.worker.shared.cache, answer.head.status, fields)?;
-        self.fetch.unfilled(answer.head.status.is_server_error());
+        let settled = self.fetch.settle(&self.worker.shared.cache, answer.head.status, fields)?;
         Some(self.own(settled))
     }
 

@@ -169,6 +169,7 @@ pub fn route(host: &str, path: &str, to: Target) -> Route {
         limits: Default::default(),
         compression: Default::default(),
         purge_key: None,
+        replaced: Vec::new(),
         hold: None,
     }
 }
