@@ -41,7 +41,7 @@ use deploy::desk::Desk;
 use deploy::history::History;
 use deploy::look::Looker;
 use deploy::monitor::{self, Monitor};
-use deploy::{DeployError, Workshop, look_around, tell};
+use deploy::{DeployError, Standby, Workshop, look_around, tell};
 use forge::Forge;
 use hooks::Hooks;
 use live::{Beginning, Home, Live, LiveError, RightsError};
@@ -133,6 +133,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
         conf: conf_seen,
         state_dir,
         monitor,
+        standby: Standby::default(),
         builds: Semaphore::new(conf.machine.build.parallel),
         progress: broadcast::channel(PROGRESS).0,
         stopping: watch::Sender::new(false),

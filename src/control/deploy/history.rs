@@ -333,3 +333,36 @@ fn delivery_key(push: &Push) -> String {
 fn pin_key(project: &ProjectName, provider: Provider) -> String {
     format!("pin/{provider}/{project}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_before_there_was_monitoring_is_not_monitored() {
+        let since = serde_json::to_value(Replaced { release: 1, at: SystemTime::UNIX_EPOCH }).unwrap()["at"].clone();
+        let stored = serde_json::json!({ "release": 7, "since": since, "replicas": [] });
+        let active: ActiveRecord = serde_json::from_value(stored).unwrap();
+        assert_eq!((active.before(), active.is_monitored), (None, false));
+    }
+
+    #[test]
+    fn what_was_replaced_is_named_once_and_not_while_it_serves() {
+        let now = SystemTime::UNIX_EPOCH;
+        let serving = |release, replaced| ActiveRecord {
+            release,
+            since: now,
+            replicas: Vec::new(),
+            replaced,
+            is_monitored: false,
+        };
+        let swapped = |before: &ActiveRecord, release| serving(release, before.replaced_by(release, now));
+        let numbers = |active: &ActiveRecord| active.replaced.iter().map(|one| one.release).collect::<Vec<_>>();
+        let third = swapped(&swapped(&serving(1, Vec::new()), 2), 3);
+        assert_eq!(numbers(&third), [2, 1]);
+        let back = swapped(&third, 1);
+        assert_eq!((numbers(&back), back.before()), (vec![3, 2], Some(3)));
+        let many = (4..20).fold(back, |before, release| swapped(&before, release));
+        assert_eq!(numbers(&many), [18, 17, 16, 15, 14, 13, 12, 11]);
+    }
+}

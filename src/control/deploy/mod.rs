@@ -12,6 +12,7 @@ pub mod look;
 pub mod monitor;
 mod pipeline;
 mod reconcile;
+mod standby;
 mod supervise;
 pub mod tell;
 
@@ -34,6 +35,7 @@ use crate::model::release::Release;
 use gate::GateError;
 use history::History;
 use monitor::Monitor;
+pub use standby::Standby;
 
 pub use reconcile::{Found, look_around};
 
@@ -87,6 +89,7 @@ pub struct Workshop {
     pub conf: watch::Receiver<Arc<Conf>>,
     pub state_dir: PathBuf,
     pub monitor: Monitor,
+    pub standby: Standby,
     /// As many as builds may run at once.
     pub builds: Semaphore,
     pub progress: broadcast::Sender<Deployment>,

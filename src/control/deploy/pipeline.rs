@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use super::history::{ActiveRecord, Placed};
 use super::{DeployError, Workshop, history, host_of, supervise};
@@ -27,6 +29,8 @@ const MANIFEST: &str = "opri.toml";
 const LAST_WORDS: usize = 15;
 /// How long a replica may take to end after SIGTERM once nobody asks it any more.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// What stands by has been well before: it answers its health check within this, or is started anew.
+const STANDBY_ANSWER: Duration = Duration::from_secs(1);
 /// After so many a deployment is not begun again.
 const INTERRUPTIONS: u32 = 3;
 
@@ -164,6 +168,9 @@ impl Attempt {
     /// Starts every replica on addresses of its own and takes each through the gate.
     async fn start(&mut self, release: &Release, log: &BuildLog) -> Result<Vec<Placed>, DeployError> {
         self.enter(Stage::Starting).await?;
+        if let Some(placed) = self.take_from_standby(release).await {
+            return Ok(placed);
+        }
         let mut environment = self.workshop.environment(release);
         if let (Some(command), false) = (&release.app.release, self.is_rollback()) {
             let limit = self.workshop.conf().machine.build.timeout;
@@ -200,6 +207,23 @@ impl Attempt {
         Ok(placed)
     }
 
+    /// Replicas that have served this release and run still, each asked once more; `None` unless all are well.
+    async fn take_from_standby(&self, release: &Release) -> Option<Vec<Placed>> {
+        let record = self.workshop.standby.take(&release.upstream())?;
+        let asking = record.replicas.iter().map(|placed| self.is_well(release, placed));
+        if timeout(STANDBY_ANSWER, join_all(asking)).await.is_ok_and(|well| well.into_iter().all(|is_well| is_well)) {
+            return Some(record.replicas);
+        }
+        tracing::warn!(site = %release.site, release = release.name(), "what stood by is not well; it is started anew");
+        stop_replicas(&self.workshop, &record).await;
+        None
+    }
+
+    async fn is_well(&self, release: &Release, placed: &Placed) -> bool {
+        let address = supervise::through_the_gate(&self.workshop, release, &placed.replica).await;
+        address.is_ok_and(|address| address == placed.address)
+    }
+
     /// The decision is stored first; from then on this release is the one that serves, whatever happens to control.
     async fn swap(&mut self, release: Release, placed: Vec<Placed>) -> Result<(), DeployError> {
         let site = release.site.clone();
@@ -232,6 +256,9 @@ impl Attempt {
         self.workshop.observed.swapped(took);
         self.deployment.swap = Some(took);
         tracing::info!(deployment = %self.deployment.id, release = release.name(), ?took, "swapped");
+        if let (Some(old), Some(before)) = (&old, &before) {
+            self.workshop.standby.keep(old.upstream(), before.clone());
+        }
         supervise::watch_over(&self.workshop, &release, &active);
         self.enter(Stage::Draining).await?;
         let behind = Behind { workshop: self.workshop.clone(), deployment: self.deployment.clone() };
@@ -330,23 +357,37 @@ struct Behind {
 impl Behind {
     async fn drain(mut self, number: u64, old: Option<Release>, before: Option<ActiveRecord>) {
         let since = Instant::now();
-        if let (Some(old), Some(before)) = (old, before) {
-            retire(&self.workshop, &old, &before).await;
+        let replaced = old.zip(before);
+        if let Some((old, before)) = &replaced {
+            drain(&self.workshop, old).await;
+            if old.app.standby.is_zero() {
+                retire(&self.workshop, old, before).await;
+            }
         }
         self.workshop.observed.stage_took(Stage::Draining, since.elapsed());
         self.deployment.stage = Stage::Done;
         prune(&self.workshop, &self.deployment.id.site).await;
         end(&self.workshop, &mut self.deployment, Outcome::Live { release: number }).await;
+        if let Some((old, before)) = replaced.filter(|(old, _)| !old.app.standby.is_zero()) {
+            sleep(old.app.standby).await;
+            retire(&self.workshop, &old, &before).await;
+        }
     }
 }
 
-/// Waits for the last request of a release that was replaced, then stops it.
-async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
+/// Waits for the last request of a release that was replaced.
+async fn drain(workshop: &Workshop, old: &Release) {
     let cut = workshop.live.drained(old.upstream(), old.app.drain).await;
     if cut > 0 {
         tracing::warn!(release = old.name(), site = %old.site, cut, "requests were cut at the end of the drain");
     }
-    stop_replicas(workshop, before).await;
+}
+
+/// Stops what was replaced, unless it serves again.
+async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
+    if let Some(record) = workshop.standby.take_of(&old.upstream(), before.since) {
+        stop_replicas(workshop, &record).await;
+    }
 }
 
 /// Stops what served, once nobody asks it any more.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::sleep;
 
@@ -65,6 +65,7 @@ fn watch(
             workshop: workshop.clone(),
             release: release.clone(),
             placed: placed.clone(),
+            since: active.since,
             index: u16::try_from(index).unwrap_or(u16::MAX),
             pause: Duration::ZERO,
             ends: 0,
@@ -95,6 +96,8 @@ struct Supervisor {
     workshop: Arc<Workshop>,
     release: Release,
     placed: Placed,
+    /// When its release began to serve: what serves again from a later time on has another supervisor.
+    since: SystemTime,
     index: u16,
     pause: Duration,
     /// How often it ended, or did not come up, since it was well for long.
@@ -225,8 +228,10 @@ impl Supervisor {
     async fn is_wanted(&self) -> bool {
         let site = &self.release.site;
         let serves = match self.workshop.history.active(site).await {
-            Ok(active) => active
-                .is_some_and(|active| active.replicas.iter().any(|placed| placed.replica.id == self.placed.replica.id)),
+            Ok(Some(active)) if active.since == self.since => {
+                active.replicas.iter().any(|placed| placed.replica.id == self.placed.replica.id)
+            }
+            Ok(_) => false,
             Err(_) => true,
         };
         is_hosted(&self.workshop, site) && serves

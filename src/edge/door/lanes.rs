@@ -13,8 +13,6 @@ use pingora::protocols::http::ServerSession;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::model::hold::Notice;
-
 use super::waiting::{self, Waiting};
 use super::{Door, connection};
 use crate::edge::answer::Fetch;
@@ -31,6 +29,7 @@ use crate::edge::stream::{Allowance, Stream};
 use crate::edge::strict::chunks::Chunks;
 use crate::edge::strict::request::{Framing, Version};
 use crate::edge::worker::Worker;
+use crate::model::hold::Notice;
 
 /// How long a client that is sent away may take to read why, and how much it may send meanwhile.
 const LINGER: Duration = Duration::from_secs(1);
