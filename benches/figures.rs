@@ -79,13 +79,18 @@ fn swaps() {
         commit(&shop, &format!("page {n}"));
         prime.deploys(&shop, "master");
     }
+    let since = Instant::now();
+    prime.does(&["rollback", "shop"]);
+    let rollback = milliseconds(since.elapsed());
+    assert_eq!(prime.get("http://shop.test").body, format!("page {}", SWAPS - 1));
     let tally = visitors.go();
     let count = prime.metric("opri_swap_seconds_count");
     let mean = prime.metric("opri_swap_seconds_sum") / count * 1000.0;
     line(&format!("swap, mean of {count} (decision to the edge serving it)"), mean, 5.0, "ms");
     let failed = tally.failed() as f64;
     let requests = tally.requests.load(std::sync::atomic::Ordering::Relaxed);
-    line(&format!("failed of {requests} requests by 32 visitors over {SWAPS} swaps"), failed, 0.0, "");
+    line(&format!("failed of {requests} requests by 32 visitors over {SWAPS} swaps and a rollback"), failed, 0.0, "");
+    line("`opri rollback` until all is answered by the release before", rollback, 2000.0, "ms");
     line("edge at rest, resident", resident(&prime), 30.0, "MB");
 }
 

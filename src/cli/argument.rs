@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use crate::model::host::HostName;
 use crate::model::name::{BranchName, NameFault, ProjectName, Site};
@@ -121,6 +122,14 @@ fn path_of(url: &str) -> &str {
     rest.find('/').map_or("/", |slash| &rest[slash..])
 }
 
+/// `500ms`, `10s`, `5m`, `2h` and `1d`.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let milliseconds = UNITS.iter().find(|(known, _)| *known == unit).map(|(_, milliseconds)| *milliseconds);
+    let span = number.parse::<u64>().ok().zip(milliseconds).and_then(|(number, each)| number.checked_mul(each));
+    span.map(Duration::from_millis).ok_or_else(|| format!("`{text}` is no time: give 500ms, 10s, 5m, 2h or 1d"))
+}
+
 /// As an app gives it to its answers: where it stands in a list, it has no comma, or no white space.
 pub fn tag(text: &str) -> Result<String, String> {
     let could_be = !text.is_empty() && text.trim() == text && !text.contains(char::is_control);
@@ -138,6 +147,8 @@ pub fn project_or_branch(text: &str) -> Result<(ProjectName, Option<BranchName>)
         false => text.parse().map(|project| (project, None)).map_err(said),
     }
 }
+
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 #[cfg(test)]
 mod tests {
@@ -193,6 +204,15 @@ mod tests {
             "http://a:0/",
         ] {
             assert!(web_url(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(span("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "5", "ms", "-1s", "1.5h", "99999999999999999999s", "999999999999999999d", "5 m", "5é"] {
+            assert!(span(wrong).is_err(), "{wrong}");
         }
     }
 

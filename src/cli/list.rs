@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use super::client::Client;
 use super::table::{self, span};
-use super::{Common, Done, block_on, print_json};
+use super::{Common, Done, block_on, hold, print_json};
 use crate::control::web::api::SiteLine;
-use crate::model::deployment::Outcome;
+use crate::model::deployment::{Deployment, Outcome};
 use crate::report;
 
 pub fn run(common: &Common) -> Done {
@@ -20,8 +20,15 @@ pub fn run(common: &Common) -> Done {
     let rows: Vec<Vec<String>> = sites.iter().map(row).collect();
     table::print(&heading, &rows);
     for site in &sites {
+        if let Some(held) = &site.held {
+            say!("{}", hold::words(held));
+        }
         for address in &site.unwell {
             say!("{}/{} is unwell: {address} does not answer its health check", site.project, site.branch);
+        }
+        if let Some(how) = site.deployment.as_ref().and_then(Deployment::as_automatic) {
+            let first = how.lines().next().unwrap_or_default();
+            say!("{}/{}: {}", site.project, site.branch, report::clean(first));
         }
         if let Some(Outcome::Failed { reason, .. }) =
             site.deployment.as_ref().and_then(|newest| newest.outcome.as_ref())
@@ -48,6 +55,7 @@ fn row(site: &SiteLine) -> Vec<String> {
         site.certificate_ends.map_or_else(dash, |ends| span(ends.duration_since(now).unwrap_or_default())),
         site.url.clone(),
         site.deployment.as_ref().map_or_else(String::new, |deployment| match &deployment.outcome {
+            _ if deployment.as_automatic().is_some() => format!("#{} rolled back", deployment.id.number),
             None => format!("#{} {}", deployment.id.number, deployment.stage),
             Some(Outcome::Cancelled { at, .. }) => format!("#{} was cancelled while {at}", deployment.id.number),
             Some(Outcome::Failed { at, .. }) => format!("#{} failed while {at}", deployment.id.number),

@@ -28,6 +28,7 @@ mod completions;
 mod demo;
 mod deploy;
 mod doctor;
+mod hold;
 mod hook;
 mod host;
 mod list;
@@ -43,6 +44,7 @@ mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -111,6 +113,22 @@ enum Verb {
         #[arg(value_parser = argument::release_number)]
         release: Option<u64>,
     },
+    /// Let a site's requests wait until it is resumed
+    Pause {
+        site: Site,
+        /// How long one request may wait [default: 30s]
+        #[arg(long, value_name = "TIME", value_parser = argument::span)]
+        max: Option<Duration>,
+    },
+    /// Answer every request of a site with a page that says so
+    Maintenance {
+        site: Site,
+        /// What the page says in place of the usual, or of the project's own errors/maintenance.html
+        #[arg(short, long)]
+        message: Option<String>,
+    },
+    /// End a pause or a maintenance
+    Resume { site: Site },
     /// List what can be brought back
     Releases { site: Site },
     /// Print what an app or its build says, or what visitors asked for
@@ -260,6 +278,9 @@ fn run(line: Line) -> Done {
         Verb::Deploy { site, cancel: true, .. } => deploy::cancel(&common, site),
         Verb::Deploy { site, commit, .. } => deploy::deploy(&common, site, commit),
         Verb::Rollback { site, release } => deploy::rollback(&common, site, release),
+        Verb::Pause { site, max } => hold::pause(&common, site, max),
+        Verb::Maintenance { site, message } => hold::maintenance(&common, site, message),
+        Verb::Resume { site } => hold::resume(&common, site),
         Verb::Releases { site } => releases::run(&common, &site),
         Verb::Logs { site, follow, lines, access: true, filter, .. } => {
             access::run(&common, &filter.query(site, follow, lines))

@@ -1,7 +1,7 @@
 //! `opri status`: what runs, on one screen.
 
 use super::client::Client;
-use super::{Common, Done, block_on, print_json};
+use super::{Common, Done, block_on, hold, print_json};
 use crate::control::web::api::{Status, shown};
 use crate::report;
 
@@ -18,6 +18,12 @@ pub fn run(common: &Common) -> Done {
     }
     for (site, why) in &status.unjudged {
         say!("unjudged   {site}: {}", report::clean(why));
+    }
+    for held in &status.held {
+        say!("held       {}", hold::words(held));
+    }
+    for (site, how) in &status.rolled_back {
+        say!("rolled back {site}: {}", report::clean(how));
     }
     say!("http       {}", shown(&status.listeners.http));
     say!("https      {}", shown(&status.listeners.https));

@@ -7,7 +7,7 @@ use clap::Args;
 use super::argument::{self, WebUrl};
 use super::client::Client;
 use super::table::span;
-use super::{Common, Done, block_on, print_json};
+use super::{Common, Done, block_on, hold, print_json};
 use crate::control::web::api::Why;
 use crate::link::why::{CacheOutlook, Outlook, Question, StoredOutlook};
 use crate::model::cache::CacheVerdict;
@@ -55,6 +55,9 @@ fn lines(why: &Why, now: SystemTime) -> Vec<String> {
     if let Some(release) = &why.release {
         let since = now.duration_since(release.since).unwrap_or_default();
         say("release", format!("{} of commit {}, serves for {}", release.name, release.commit.short(), span(since)));
+    }
+    if let Some(held) = &why.held {
+        say("held", hold::words(held));
     }
     if let Outlook::Upstream { upstream, replicas, .. } = &why.verdict.answer {
         let unwell = if why.unwell.is_empty() { String::new() } else { format!(", {} unwell", why.unwell.len()) };
@@ -172,6 +175,7 @@ mod tests {
         let hour = SystemTime::UNIX_EPOCH + Duration::from_secs(3600);
         Why {
             question,
+            held: None,
             release: Some(ServingRelease {
                 name: "r7".to_owned(),
                 commit: "1".repeat(40).parse().unwrap(),

@@ -51,7 +51,8 @@ use conf::{Conf, Loaded};
 use deploy::desk::Desk;
 use deploy::history::History;
 use deploy::look::Looker;
-use deploy::{DeployError, Workshop, garbage, look_around, tell};
+use deploy::monitor::{self, Monitor};
+use deploy::{DeployError, Standby, Workshop, garbage, look_around, tell};
 use forge::Forge;
 use hooks::Hooks;
 use live::{Beginning, Home, Live, LiveError, RightsError};
@@ -130,10 +131,11 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     let certificates = keep_certificates(conf_seen.clone(), challenges.clone()).await;
 
     let first = certificates.borrow().clone();
-    let running = std::mem::take(&mut found.running);
-    let live = Live::begin(Beginning { home, conf: conf.clone(), running, certificates: first }).await?;
+    let sites = std::mem::take(&mut found.sites);
+    let live = Live::begin(Beginning { home, conf: conf.clone(), sites, certificates: first }).await?;
     tokio::spawn(certify(live.clone(), certificates.clone(), observed.clone()));
 
+    let (monitor, words) = Monitor::new();
     let workshop = Arc::new(Workshop {
         history,
         source: Source::new(&state_dir),
@@ -142,6 +144,8 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
         observed: observed.clone(),
         conf: conf_seen,
         state_dir,
+        monitor,
+        standby: Standby::default(),
         builds: Semaphore::new(conf.machine.build.parallel),
         progress: broadcast::channel(PROGRESS).0,
         stopping: watch::Sender::new(false),
@@ -149,6 +153,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     found.take_up(&workshop);
     let reload = Reload::begin(dir.clone(), faults, publish, workshop.clone());
     let office = open_office(&workshop, found.unfinished, &reload, certificates).await;
+    tokio::spawn(monitor::run(workshop.clone(), office.desk.clone(), words));
     let counter = Counter::new(office.clone(), Hooks::default(), challenges);
     tokio::spawn(web::public::keep_key(counter.clone()));
     tokio::spawn(web::serve(control_socket, web::public::router(counter)));

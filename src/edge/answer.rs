@@ -6,13 +6,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::Method;
+use http::{Method, StatusCode};
+use tokio::time::Instant;
 
 use crate::model::app::Protocol;
+use crate::model::hold::Notice;
 
-use super::cache::{self, Along, Away, CacheStatus, End, Fill, Hit, Miss, Reading, Stale, Waiter};
+use super::cache::{self, Along, Away, Cache, CacheStatus, Earlier, End, Fill, Hit, Miss, Reading, Stale, Waiter};
 use super::compress::Negotiation;
 use super::failure::Failure;
+use super::field::Fields;
+use super::hold::{Hold, Pause, Place};
 use super::purging;
 use super::request::Asked;
 use super::respond::Own;
@@ -39,6 +43,8 @@ pub enum What {
     Refuse(Failure),
     /// 308 to this location.
     Redirect(String),
+    /// A page in place of the app.
+    Maintenance(Arc<Notice>),
     /// What was to be purged is.
     Purged,
     Stored(Hit),
@@ -60,6 +66,8 @@ pub enum Awaited {
     Flight(Waiter, CacheStatus),
     /// On disk.
     Away(Away),
+    /// Somebody who resumes the site.
+    Resume(Place),
 }
 
 impl Awaited {
@@ -74,6 +82,26 @@ impl Awaited {
                 away.fetched().await;
                 Time::Fetched
             }
+            Awaited::Resume(place) => {
+                place.over().await;
+                Time::Again
+            }
+        }
+    }
+
+    /// How long it is waited for, where it is not the app that takes its time.
+    pub fn until(&self) -> Option<Instant> {
+        match self {
+            Awaited::Resume(place) => Some(place.until()),
+            Awaited::Flight(..) | Awaited::Away(_) => None,
+        }
+    }
+
+    /// What has happened when that is over.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Awaited::Resume(_) => Failure::Paused,
+            Awaited::Flight(..) | Awaited::Away(_) => Failure::Slow,
         }
     }
 
@@ -81,7 +109,7 @@ impl Awaited {
     pub fn status(&self, hit: &Hit) -> CacheStatus {
         match self {
             Awaited::Flight(_, status) => status.collapsed(),
-            Awaited::Away(_) => hit.status(),
+            Awaited::Away(_) | Awaited::Resume(_) => hit.status(),
         }
     }
 }
@@ -95,6 +123,8 @@ pub struct Fetch {
     pub fill: Option<Box<Fill>>,
     /// What is stored and may be renewed by the answer, or shown in its place.
     pub stale: Option<Box<Stale>>,
+    /// What an earlier release may have stored, in place of a 404.
+    pub earlier: Option<Box<Earlier>>,
     /// Of the request's body, in bytes.
     pub body_max: u64,
     /// What becomes of the answer, when it can be compressed.
@@ -111,6 +141,14 @@ impl Fetch {
         if let Some(fill) = &mut self.fill {
             fill.negotiated(None, None);
         }
+    }
+
+    /// What is stored and leaves in place of the app's answer, where that says so.
+    pub fn settle(&mut self, cache: &Cache, status: StatusCode, fields: Fields<'_>) -> Option<(Own, CacheStatus)> {
+        let stale = self.stale.as_ref().and_then(|stale| stale.settle(cache, status, fields));
+        let settled = stale.or_else(|| self.earlier.as_ref()?.instead(cache, status))?;
+        self.unfilled(status.is_client_error() || status.is_server_error());
+        Some(settled)
     }
 
     /// There is nothing to store. `is_failure` when whoever waits for the same is not to ask one after the other.
@@ -169,11 +207,13 @@ pub fn decide(state: &Shared, visit: &Visit, asked: &Asked<'_>, announced: Optio
         if let Some(location) = https_location(state, &entry, asked) {
             return Answer { entry: Some(entry), what: What::Redirect(location) };
         }
-        let what = match &entry.to {
-            Answerer::Redirect(host) => Some(What::Redirect(elsewhere(host.in_url(), asked))),
+        let what = match (&entry.to, &entry.hold) {
+            (Answerer::Redirect(host), _) => Some(What::Redirect(elsewhere(host.in_url(), asked))),
             _ if purging::is_asked(asked) => Some(purging::purge(&state.cache, &entry, asked)),
-            Answerer::Absent => Some(What::Refuse(Failure::Absent)),
-            Answerer::Upstream(upstream) => from_upstream(state, &entry, upstream, asked, time),
+            (_, Some(Hold::Maintenance(notice))) => Some(What::Maintenance(notice.clone())),
+            (Answerer::Absent, Some(Hold::Pause(pause))) => Some(paused(pause)),
+            (Answerer::Absent, None) => Some(What::Refuse(Failure::Absent)),
+            (Answerer::Upstream(upstream), _) => from_upstream(state, &entry, upstream, asked, time),
         };
         if let Some(what) = what {
             let is_too_large = announced.unwrap_or(0) > body_max(state, &entry);
@@ -198,6 +238,11 @@ fn over_rate(state: &Shared, entry: &Entry, visit: &Visit, asked: &Asked<'_>) ->
     Some(Failure::TooMany(over.retry_after))
 }
 
+/// Waits for whoever resumes the site, if there is room.
+fn paused(pause: &Arc<Pause>) -> What {
+    pause.wait().map_or(What::Refuse(Failure::Paused), |place| What::Wait(Awaited::Resume(place)))
+}
+
 /// From the cache, or by a claim; `None` when the upstream drains.
 fn from_upstream(
     state: &Shared,
@@ -207,20 +252,24 @@ fn from_upstream(
     time: Time,
 ) -> Option<What> {
     let fetch = |miss| fetch(state, entry, upstream, asked, miss);
+    let pause = match &entry.hold {
+        Some(Hold::Pause(pause)) => Some(pause),
+        Some(Hold::Maintenance(_)) | None => None,
+    };
+    let can_be_asked = pause.is_none() && upstream.has_replicas();
     match cache::look(&state.cache, (entry, &upstream.id), asked, time == Time::Apart, time.reading()) {
         cache::Look::Hit(hit) => Some(What::Stored(hit)),
         cache::Look::Away(away) => Some(What::Wait(Awaited::Away(away))),
         cache::Look::Wait(waiter, status) => Some(What::Wait(Awaited::Flight(waiter, status))),
         cache::Look::Along(along, status) => Some(What::Along(along, status)),
         cache::Look::Unavailable => Some(What::Refuse(Failure::NotStored)),
-        cache::Look::Meanwhile(hit, miss) if upstream.has_replicas() && upstream.protocol == Protocol::Http1 => {
+        cache::Look::Meanwhile(hit, miss) if can_be_asked && upstream.protocol == Protocol::Http1 => {
             Some(What::Meanwhile(hit, fetch(miss)?))
         }
         // Nobody can ask behind what `fetch` does not speak to: this request does it, if it is for the whole itself.
-        cache::Look::Meanwhile(hit, miss) if !upstream.has_replicas() || miss.is_of_whole => Some(What::Stored(hit)),
-        cache::Look::Miss(miss) | cache::Look::Meanwhile(_, miss) if upstream.has_replicas() => {
-            fetch(miss).map(What::Fetch)
-        }
+        cache::Look::Meanwhile(hit, miss) if !can_be_asked || miss.is_of_whole => Some(What::Stored(hit)),
+        cache::Look::Miss(miss) | cache::Look::Meanwhile(_, miss) if can_be_asked => fetch(miss).map(What::Fetch),
+        cache::Look::Miss(_) | cache::Look::Meanwhile(..) if pause.is_some() => pause.map(paused),
         cache::Look::Miss(miss) | cache::Look::Meanwhile(_, miss) => {
             let spare = miss.stale.and_then(|stale| stale.unasked());
             let spared = |(own, status)| What::Spared(Box::new(own), status);
@@ -231,13 +280,13 @@ fn from_upstream(
 
 /// A claim for a request that the app must be asked for.
 fn fetch(state: &Shared, entry: &Entry, upstream: &Arc<Upstream>, asked: &Asked<'_>, miss: Miss) -> Option<Fetch> {
-    let Miss { status, fill, stale, target, is_of_whole } = miss;
+    let Miss { status, fill, stale, earlier, target, is_of_whole } = miss;
     let negotiation = match asked.method {
         Method::HEAD if !is_of_whole => Negotiation::Off,
         _ => Negotiation::of(&entry.compression, asked),
     };
     let (claim, body_max) = (upstream.claim()?, body_max(state, entry));
-    Some(Fetch { claim, status, fill, stale, body_max, negotiation, target, is_of_whole })
+    Some(Fetch { claim, status, fill, stale, earlier, body_max, negotiation, target, is_of_whole })
 }
 
 /// Where plain HTTP is sent to, when it is.

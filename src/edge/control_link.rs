@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::link::keys::Keys;
 use crate::link::paths;
-use crate::link::{self, Down, Generation, Message, Receiver, Sender, SiteTraffic, Unwell, Up};
+use crate::link::{self, Down, Generation, Message, Receiver, Sender, Unwell, Up};
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Certificates, Section, SectionKind, Snapshot};
 
@@ -42,7 +42,8 @@ pub struct ControlLink {
     drains: JoinSet<(Arc<Upstream>, u64)>,
     draining: Vec<Arc<Upstream>>,
     control: Option<(Sender, Receiver)>,
-    said: Vec<SiteTraffic>,
+    /// The traffic that this control was told of last.
+    said: Option<Up>,
     ailing: watch::Receiver<Vec<Ailing>>,
     /// What this control was told of them; `None`: nothing yet.
     unwell: Option<Vec<Unwell>>,
@@ -66,7 +67,7 @@ impl ControlLink {
             drains: JoinSet::new(),
             draining: Vec::new(),
             control: None,
-            said: Vec::new(),
+            said: None,
             ailing,
             unwell: None,
         };
@@ -121,7 +122,7 @@ impl ControlLink {
 
     async fn greet(&mut self, stream: UnixStream) {
         self.control = Some(link::split(stream));
-        self.said = Vec::new();
+        self.said = None;
         self.unwell = None;
         let hello = Up::Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -195,9 +196,12 @@ impl ControlLink {
                 let before = shared.table.load_full();
                 let table = Table::compile(routing, &before, &shared.metrics).map_err(|error| error.to_string())?;
                 let gone = table.gone(&before);
-                // Before the first request that could make one of its answers untrue.
-                shared.cache.begin(table.upstreams.keys());
-                shared.table.store(Arc::new(table));
+                // What is replaced may answer still. Before the first request that could make one of its answers untrue.
+                let replaced = routing.routes.iter().flat_map(|route| &route.replaced).map(|one| &one.upstream);
+                shared.cache.begin(replaced.chain(table.upstreams.keys()));
+                let table = Arc::new(table);
+                shared.table.store(table.clone());
+                before.pauses.end(&table.pauses);
                 for routed in gone {
                     self.draining.push(routed.upstream.clone());
                     self.drains.spawn(async move {
@@ -238,8 +242,9 @@ impl ControlLink {
 
     async fn drained(&mut self, upstream: &Arc<Upstream>, cut: u64) {
         self.draining.retain(|other| !Arc::ptr_eq(other, upstream));
-        // The same release may have been routed anew meanwhile: then it is not to be stopped.
-        if !self.is_routed(&upstream.id) {
+        // The same release may have been routed anew meanwhile, and even replaced again: then it is not to be stopped.
+        let drains_again = self.draining.iter().any(|other| other.id == upstream.id);
+        if !self.is_routed(&upstream.id) && !drains_again {
             self.report(Up::Drained { upstream: upstream.id.clone(), cut }).await;
         }
         self.tell_draining().await;
@@ -275,10 +280,14 @@ impl ControlLink {
     }
 
     async fn tell_traffic(&mut self) {
-        let traffic = self.shared.metrics.traffic();
-        if traffic != self.said {
-            self.said.clone_from(&traffic);
-            self.report(Up::Traffic { sites: traffic }).await;
+        let table = self.shared.table.load_full();
+        let upstreams = table.upstreams.values().map(|routed| routed.upstream.traffic());
+        let mut upstreams: Vec<_> = upstreams.filter(|traffic| traffic.answers > 0).collect();
+        upstreams.sort_by(|a, b| a.upstream.cmp(&b.upstream));
+        let traffic = Up::Traffic { sites: self.shared.metrics.traffic(), upstreams };
+        if self.said.as_ref() != Some(&traffic) {
+            self.said = Some(traffic.clone());
+            self.report(traffic).await;
         }
     }
 

@@ -9,9 +9,14 @@ use bytes::Bytes;
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
+use crate::model::hold::Notice;
+
 /// How long a visitor of a site with nothing running is asked to wait before trying again, in seconds.
 const RETRY_AFTER: u32 = 5;
+/// The same for a site in maintenance: people work more slowly.
+const MAINTENANCE: u32 = 60;
 
+const HTML: &str = "text/html; charset=utf-8";
 /// pingora's name for a chunk that is none.
 const INVALID_CHUNK: &str = "InvalidChunk";
 
@@ -45,6 +50,10 @@ pub enum Failure {
     TooMany(u32),
     /// Known, with nothing running, or nobody listens where it should.
     Absent,
+    /// Paused by a person for longer than a request waits, or for more requests than may.
+    Paused,
+    /// Taken away by a person for a while.
+    Maintenance,
     /// The app broke off, or answered with something that is not HTTP.
     Broken,
     /// The app did not answer in time.
@@ -68,7 +77,7 @@ impl Failure {
             Failure::Method => StatusCode::METHOD_NOT_ALLOWED,
             Failure::Unauthorized => StatusCode::UNAUTHORIZED,
             Failure::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-            Failure::Absent => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::Absent | Failure::Paused | Failure::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Broken => StatusCode::BAD_GATEWAY,
             // RFC 9111 section 5.2.1.7.
             Failure::Slow | Failure::NotStored => StatusCode::GATEWAY_TIMEOUT,
@@ -93,6 +102,8 @@ impl Failure {
             Failure::Unauthorized => "unauthorized",
             Failure::TooMany(_) => "rate",
             Failure::Absent => "absent",
+            Failure::Paused => "paused",
+            Failure::Maintenance => "maintenance",
             Failure::Broken => "upstream_broken",
             Failure::Slow => "upstream_timeout",
             Failure::NotStored => "not_stored",
@@ -102,7 +113,8 @@ impl Failure {
     /// After how many seconds it is worth to try again, where that can be said.
     pub fn retry_after(self) -> Option<u32> {
         match self {
-            Failure::Absent => Some(RETRY_AFTER),
+            Failure::Absent | Failure::Paused => Some(RETRY_AFTER),
+            Failure::Maintenance => Some(MAINTENANCE),
             Failure::TooMany(seconds) => Some(seconds),
             _ => None,
         }
@@ -118,6 +130,8 @@ impl Failure {
                 | Failure::Unauthorized
                 | Failure::TooMany(_)
                 | Failure::Absent
+                | Failure::Paused
+                | Failure::Maintenance
                 | Failure::Broken
                 | Failure::Slow
                 | Failure::NotStored
@@ -142,6 +156,8 @@ impl Failure {
             Failure::Unauthorized => "This request must show a secret, and has not.",
             Failure::TooMany(_) => "This site was asked too often in a moment. Please try again soon.",
             Failure::Absent => "This site is not running at the moment. Please try again soon.",
+            Failure::Paused => "This site is paused for a moment. Please try again soon.",
+            Failure::Maintenance => "This site is being worked on. Please try again later.",
             Failure::Broken => "This site broke off before it had answered. Please try again.",
             Failure::Slow => "This site did not answer in time. Please try again.",
             Failure::NotStored => "This server keeps no answer to this request that is fresh enough.",
@@ -196,21 +212,36 @@ fn io_kind(error: &Error) -> Option<io::ErrorKind> {
 
 /// A page about it and its content type: JSON when the visitor's `Accept` names that and not HTML.
 pub fn page(failure: Failure, accept: &str, id: &str) -> (&'static str, Bytes) {
+    page_saying(failure.explanation(), failure, accept, id)
+}
+
+/// The page of a site in maintenance: the project's own, or ours with its words.
+pub fn notice(notice: &Notice, accept: &str, id: &str) -> (&'static str, Bytes) {
+    match &notice.page {
+        Some(page) if !prefers_json(accept) => (HTML, page.clone().into()),
+        _ => {
+            let text = notice.message.as_deref().unwrap_or(Failure::Maintenance.explanation());
+            page_saying(text, Failure::Maintenance, accept, id)
+        }
+    }
+}
+
+fn page_saying(text: &str, failure: Failure, accept: &str, id: &str) -> (&'static str, Bytes) {
     let status = failure.status();
     let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
-    let text = failure.explanation();
     if prefers_json(accept) {
-        let body =
-            format!("{{\"status\":{code},\"error\":\"{reason}\",\"message\":\"{text}\",\"request\":\"{id}\"}}\n");
+        let text = serde_json::Value::from(text);
+        let body = format!("{{\"status\":{code},\"error\":\"{reason}\",\"message\":{text},\"request\":\"{id}\"}}\n");
         return ("application/json", body.into());
     }
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let body = format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>{code} {reason}</title>\n\
          <style>body{{font:1.1em/1.5 system-ui,sans-serif;max-width:34em;margin:15vh auto;padding:0 1em}}\
          small{{color:#777}}</style>\n<h1>{reason}</h1>\n<p>{text}</p>\n<p><small>{code} · request {id}</small></p>\n</html>\n"
     );
-    ("text/html; charset=utf-8", body.into())
+    (HTML, body.into())
 }
 
 fn prefers_json(accept: &str) -> bool {
@@ -223,6 +254,19 @@ fn prefers_json(accept: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_notice_is_the_projects_own_page_or_ours_with_its_words() {
+        let of = |page: Option<&str>, accept: &str| {
+            let notice = Notice { message: Some("<b> \"soon\"".to_owned()), page: page.map(str::to_owned) };
+            String::from_utf8(super::notice(&notice, accept, "1").1.into()).unwrap()
+        };
+        assert_eq!(of(Some("<p>own"), "*/*"), "<p>own");
+        assert!(of(None, "*/*").contains("<p>&lt;b&gt; \"soon\"</p>"));
+        let json: serde_json::Value = serde_json::from_str(&of(Some("<p>own"), "application/json")).unwrap();
+        assert_eq!(json["message"], "<b> \"soon\"");
+        assert!(page(Failure::Maintenance, "", "1").1.starts_with(b"<!doctype"));
+    }
 
     #[test]
     fn a_page_is_json_only_for_those_who_ask_for_it() {

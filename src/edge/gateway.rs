@@ -60,6 +60,12 @@ impl Journey {
     fn exchange(&mut self) -> Option<&mut Exchange> {
         self.passage.as_mut()?.exchange.as_mut()
     }
+
+    fn count(&self, status: Option<StatusCode>) {
+        if let Some(passage) = &self.passage {
+            passage.upstream().count(status);
+        }
+    }
 }
 
 #[async_trait]
@@ -179,6 +185,7 @@ impl ProxyHttp for Gateway {
             && let Some(turn) = &journey.turn
         {
             turn.failed();
+            journey.count(None);
         }
         let is_repeatable = is_whole && matches!(session.req_header().method, Method::GET | Method::HEAD);
         // pingora does not mark a failed write, which is how the end of an idle connection shows when it comes late.
@@ -215,6 +222,7 @@ impl ProxyHttp for Gateway {
         let is_last = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(turn) = journey.turn.as_ref().filter(|_| is_last) {
             turn.worked();
+            journey.count(Some(response.status));
         }
         if response.status.is_informational() {
             return Ok(());

@@ -148,9 +148,14 @@ fn is_small(body: &Body) -> bool {
 
 /// Does the rest.
 async fn answer((mut session, mut work): Rest, limits: Limits, visit: Arc<Visit>, worker: Arc<Worker>) {
-    let deadline = Instant::now() + limits.upstream_timeout;
+    let mut deadline = Instant::now() + limits.upstream_timeout;
     while let Work::Wait(awaited, exchange) = work {
-        let Some(known) = wait(&mut session, &awaited, exchange, (&visit, &worker), deadline).await else { return };
+        let until = awaited.until();
+        let last = until.unwrap_or(deadline);
+        let Some(known) = wait(&mut session, &awaited, exchange, (&visit, &worker), last).await else { return };
+        if until.is_some() {
+            deadline = Instant::now() + limits.upstream_timeout;
+        }
         work = known;
     }
     match work {
@@ -200,6 +205,10 @@ fn work(
         What::Refuse(failure) => {
             worker.shared.metrics.refused(failure);
             Work::Own(Own::page(failure, asked.fields.text("accept"), &exchange.id), exchange)
+        }
+        What::Maintenance(notice) => {
+            worker.shared.metrics.refused(Failure::Maintenance);
+            Work::Own(Own::notice(&notice, asked.fields.text("accept"), &exchange.id), exchange)
         }
         What::Redirect(location) => Work::Own(Own::redirect(&location), exchange),
         What::Purged => Work::Own(Own::purged(), exchange),
@@ -254,7 +263,7 @@ async fn wait(
         Ok(Some(time)) => time,
         Ok(None) => return None,
         Err(_) => {
-            let what = What::Refuse(Failure::Slow);
+            let what = What::Refuse(awaited.failure());
             let settings = worker.shared.settings.load();
             let asked = Asked::http2(&session.head, visit, &settings).ok()?;
             return Some(work(what, (&asked, None), exchange, (visit, worker)));

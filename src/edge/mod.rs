@@ -25,6 +25,7 @@ mod frames;
 mod gateway;
 mod headers;
 mod health;
+mod hold;
 mod http2;
 mod id;
 mod listen;

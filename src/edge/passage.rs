@@ -64,10 +64,7 @@ impl Passage {
     /// Lets what is stored leave in place of an answer, where that says so; whether it does.
     pub fn settle(&mut self, cache: &Cache, response: &ResponseHeader) -> bool {
         let fields = Fields::Map(&response.headers);
-        let settled = self.fetch.stale.as_ref().and_then(|stale| stale.settle(cache, response.status, fields));
-        if settled.is_some() {
-            self.fetch.unfilled(response.status.is_server_error());
-        }
+        let settled = self.fetch.settle(cache, response.status, fields);
         self.put(settled)
     }
 

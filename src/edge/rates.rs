@@ -187,18 +187,8 @@ mod tests {
         let (host, to) = ("shop.test".parse().unwrap(), crate::model::route::Target::Absent);
         let site = Some("shop".parse().unwrap());
         let (cache, compression) = Default::default();
-        Route {
-            host,
-            path: "/".to_owned(),
-            to,
-            site,
-            https_only: false,
-            cache,
-            limits,
-            compression,
-            purge_key: None,
-            is_unlisted: false,
-        }
+        let (path, https_only, purge_key, is_unlisted, replaced, hold) = Default::default();
+        Route { host, path, to, site, https_only, cache, limits, compression, purge_key, is_unlisted, replaced, hold }
     }
 
     fn rates(limits: SiteLimits) -> Arc<Rates> {

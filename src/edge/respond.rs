@@ -10,6 +10,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 
+use crate::model::hold::Notice;
+
 use super::cache::body::Body;
 use super::cache::condition::Shape;
 use super::cache::parts;
@@ -47,7 +49,15 @@ const UNMODIFIED: [HeaderName; 5] =
 impl Own {
     /// A page about a failure, for whoever accepts this.
     pub fn page(failure: Failure, accept: Option<&str>, id: &RequestId) -> Self {
-        let (kind, body) = failure::page(failure, accept.unwrap_or_default(), id.as_str());
+        Self::refusal(failure, failure::page(failure, accept.unwrap_or_default(), id.as_str()))
+    }
+
+    /// The page of a site in maintenance.
+    pub fn notice(notice: &Notice, accept: Option<&str>, id: &RequestId) -> Self {
+        Self::refusal(Failure::Maintenance, failure::notice(notice, accept.unwrap_or_default(), id.as_str()))
+    }
+
+    fn refusal(failure: Failure, (kind, body): (&'static str, Bytes)) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

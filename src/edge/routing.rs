@@ -12,9 +12,10 @@ use crate::model::compression::CompressionPolicy;
 use crate::model::host::HostName;
 use crate::model::name::Site;
 use crate::model::purge_key::PurgeKey;
-use crate::model::route::{Route, RouteTable, Target, UpstreamId};
+use crate::model::route::{Replaced, Route, RouteTable, Target, UpstreamId};
 use crate::model::snapshot::{self, Routing};
 
+use super::hold::{Hold, Pauses};
 use super::metrics::{Metrics, SiteMeter};
 use super::rates::{RateTable, Rates};
 use super::upstream::{ReplicaIds, Upstream};
@@ -28,6 +29,7 @@ pub struct Table {
     sites: HashMap<Site, Option<Arc<Upstream>>>,
     ids: Arc<ReplicaIds>,
     rates: RateTable,
+    pub pauses: Pauses,
     /// Whether a routing section holds at all.
     pub is_ready: bool,
 }
@@ -56,6 +58,9 @@ pub struct Entry {
     pub purge_key: Option<PurgeKey>,
     /// Whether every answer says that it is nothing for search engines.
     pub is_unlisted: bool,
+    /// The releases that what is asked for may be of, the last first.
+    pub replaced: Vec<Replaced>,
+    pub hold: Option<Hold>,
 }
 
 #[derive(Debug)]
@@ -80,6 +85,7 @@ impl Table {
         let upstreams = upstreams(section, before, metrics);
         let mut entries = Vec::with_capacity(section.routes.len());
         let (mut sites, mut rates) = (HashMap::new(), RateTable::after(&before.rates));
+        let mut pauses = Pauses::default();
         for route in &section.routes {
             let to = match &route.to {
                 Target::Upstream(id) => match upstreams.get(id) {
@@ -101,8 +107,21 @@ impl Table {
             let rates = rates.of(route, &before.rates);
             let (body_max, compression) = (route.limits.body_max, route.compression.clone());
             let (purge_key, is_unlisted) = (route.purge_key.clone(), route.is_unlisted);
-            let entry =
-                Entry { to, site, https_only, cache, meter, rates, body_max, compression, purge_key, is_unlisted };
+            let (replaced, hold) = (route.replaced.clone(), pauses.of(route, &before.pauses));
+            let entry = Entry {
+                to,
+                site,
+                https_only,
+                cache,
+                meter,
+                rates,
+                body_max,
+                compression,
+                purge_key,
+                is_unlisted,
+                replaced,
+                hold,
+            };
             entries.push((route.host.clone(), route.path.clone(), Arc::new(entry)));
         }
         let routes = RouteTable::build(entries).map_err(|conflicts| {
@@ -113,7 +132,7 @@ impl Table {
         for wanted in &section.upstreams {
             upstreams[&wanted.id].upstream.replace(wanted);
         }
-        Ok(Self { routes, upstreams, sites, ids: before.ids.clone(), rates, is_ready: true })
+        Ok(Self { routes, upstreams, sites, ids: before.ids.clone(), rates, pauses, is_ready: true })
     }
 
     /// The routed sites, and whether anything that answers runs for them.

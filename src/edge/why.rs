@@ -11,6 +11,7 @@ use crate::model::address::Address;
 use super::answer;
 use super::cache;
 use super::failure::Failure;
+use super::hold::Hold;
 use super::request::Asked;
 use super::routing::{Answerer, Entry};
 use super::shared::Shared;
@@ -61,6 +62,7 @@ fn routed(state: &Shared, asked: &Asked<'_>) -> Verdict {
     let answer = match (answer::https_location(state, entry, asked), &entry.to) {
         (Some(location), _) => Outlook::Redirect { location },
         (None, Answerer::Redirect(host)) => Outlook::Redirect { location: answer::elsewhere(host.in_url(), asked) },
+        _ if matches!(entry.hold, Some(Hold::Maintenance(_))) => refused(Failure::Maintenance).answer,
         (None, Answerer::Absent) => refused(Failure::Absent).answer,
         (None, Answerer::Upstream(upstream)) => from_upstream(state, entry, upstream, asked),
     };

@@ -89,6 +89,8 @@ pub enum Up {
     /// Counters since the edge began, once a second when they changed.
     Traffic {
         sites: Vec<SiteTraffic>,
+        #[serde(default)]
+        upstreams: Vec<UpstreamTraffic>,
     },
     /// All routed replicas that do not answer their health check as they should. Said at the start of a connection, at every
     /// change, and before the `Applied` of a routing that has no place for one of them any more.
@@ -142,6 +144,16 @@ pub struct SiteTraffic {
     pub errors: u64,
     pub cache_hits: u64,
     pub in_flight: u64,
+}
+
+/// What the app behind a routed upstream has made of requests since that is routed; what the edge answered by itself is not
+/// in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamTraffic {
+    pub upstream: UpstreamId,
+    pub answers: u64,
+    /// Those with a status of 500 and above, and requests that it broke off or let wait too long.
+    pub errors: u64,
 }
 
 /// Places in the state directory that both planes must know.

@@ -15,6 +15,8 @@ pub struct AppWish {
     pub replicas: Option<u16>,
     pub health: HealthWish,
     pub drain: Option<Duration>,
+    pub standby: Option<Duration>,
+    pub monitor: Option<Duration>,
     pub dockerfile: Option<String>,
     pub release: Option<String>,
     pub build: Option<String>,
@@ -75,6 +77,12 @@ pub struct AppSpec {
     pub health: HealthCheck,
     /// How long requests in flight may go on with a release that was replaced.
     pub drain: Duration,
+    /// For how long it runs on, beyond that, when it was replaced: a rollback then starts nothing.
+    #[serde(default)]
+    pub standby: Duration,
+    /// For how long after the swap it is rolled back by itself when it does badly; zero for never.
+    #[serde(default = "monitored")]
+    pub monitor: Duration,
     /// Relative to the repository's root.
     pub dockerfile: String,
     /// Run once a deployment, before the swap; its failure ends the deployment.
@@ -144,6 +152,8 @@ impl AppWish {
                 timeout: self.health.timeout.or(other.health.timeout),
             },
             drain: self.drain.or(other.drain),
+            standby: self.standby.or(other.standby),
+            monitor: self.monitor.or(other.monitor),
             dockerfile: self.dockerfile.or(other.dockerfile),
             release: self.release.or(other.release),
             build: self.build.or(other.build),
@@ -168,6 +178,8 @@ impl AppWish {
                 timeout: self.health.timeout.unwrap_or(Duration::from_secs(60)),
             },
             drain: self.drain.unwrap_or(Duration::from_secs(30)),
+            standby: self.standby.unwrap_or_default(),
+            monitor: self.monitor.unwrap_or_else(monitored),
             dockerfile: self.dockerfile.unwrap_or_else(|| "Dockerfile".to_owned()),
             release: self.release,
             build: self.build,
@@ -191,6 +203,11 @@ impl ContainerWish {
     }
 }
 
+/// How long a release is monitored when nobody says.
+fn monitored() -> Duration {
+    Duration::from_secs(300)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,10 +228,11 @@ mod tests {
 
     #[test]
     fn a_specification_stored_before_there_was_a_choice_has_what_was_usual() {
-        let mut stored = serde_json::to_value(AppWish::default().settle()).unwrap();
-        assert_eq!(stored.as_object_mut().unwrap().remove("protocol"), Some("http1".into()));
-        assert!(stored.as_object_mut().unwrap().remove("container").is_some());
-        let read = serde_json::from_value::<AppSpec>(stored).unwrap();
-        assert_eq!((read.protocol, read.container), (Protocol::Http1, ContainerBounds::default()));
+        let spec = AppWish::default().settle();
+        let mut stored = serde_json::to_value(&spec).unwrap();
+        for key in ["protocol", "standby", "monitor", "container"] {
+            assert!(stored.as_object_mut().unwrap().remove(key).is_some(), "{key}");
+        }
+        assert_eq!(serde_json::from_value::<AppSpec>(stored).unwrap(), spec);
     }
 }

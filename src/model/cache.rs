@@ -26,6 +26,8 @@ pub struct CachePolicy {
     pub passes: CdnFields,
     /// Whether answers say in `Cache-Status` by which key they are stored.
     pub shows_key: bool,
+    /// For how long after a release was replaced what it called immutable answers where the newer one knows nothing.
+    pub assets_grace: Duration,
 }
 
 /// What conf says of the paths that a pattern matches.
@@ -98,6 +100,7 @@ impl Default for CachePolicy {
             set_cookie: false,
             passes: CdnFields::default(),
             shows_key: false,
+            assets_grace: Duration::from_secs(24 * 60 * 60),
         }
     }
 }

@@ -107,6 +107,24 @@ pub enum Cause {
     Rollback {
         release: u64,
     },
+    /// The release before again, by itself, because what served did badly in its first minutes.
+    Automatic {
+        release: u64,
+        /// The release that did, and what it was made of.
+        from: u64,
+        from_commit: Commit,
+        reason: String,
+    },
+}
+
+impl Cause {
+    /// The older release that is to serve again.
+    pub fn brings_back(&self) -> Option<u64> {
+        match self {
+            Cause::Rollback { release } | Cause::Automatic { release, .. } => Some(*release),
+            Cause::Hook { .. } | Cause::Reconcile | Cause::Person => None,
+        }
+    }
 }
 
 /// How a deployment ended.
@@ -161,10 +179,7 @@ pub struct Deployment {
 impl Deployment {
     /// A new attempt, waiting.
     pub fn queued(id: DeploymentId, cause: Cause, commit: Option<Commit>, now: SystemTime) -> Self {
-        let release = match &cause {
-            Cause::Rollback { release } => Some(*release),
-            _ => None,
-        };
+        let release = cause.brings_back();
         Self {
             id,
             cause,
@@ -177,6 +192,13 @@ impl Deployment {
             swap: None,
             interrupted: 0,
         }
+    }
+
+    /// What it did by itself, in words, where it serves because another release did badly.
+    pub fn as_automatic(&self) -> Option<String> {
+        let Cause::Automatic { release, from, from_commit, reason } = &self.cause else { return None };
+        let is_live = matches!(self.outcome, None | Some(Outcome::Live { .. })) && self.stage >= Stage::Draining;
+        is_live.then(|| format!("r{from} ({}) was rolled back to r{release} by itself: {reason}", from_commit.short()))
     }
 
     pub fn is_over(&self) -> bool {

@@ -10,6 +10,7 @@ pub mod cache_key;
 pub mod certificate;
 pub mod compression;
 pub mod deployment;
+pub mod hold;
 pub mod host;
 pub mod instant;
 pub mod machine;

@@ -39,45 +39,46 @@ impl Release {
 
     /// The upstream that this release's replicas form.
     pub fn upstream(&self) -> UpstreamId {
-        UpstreamId(format!("{}#r{}", self.site, self.number))
+        UpstreamId::of_release(&self.site, self.number)
     }
 }
 
-/// Which of a branch's releases to keep: the active one, the one before it, to which a rollback goes, and the newest others,
-/// `keep` beside the active one in all. The rest is prunable.
-pub fn prunable(mut releases: Vec<Release>, active: Option<u64>, keep: usize) -> Vec<Release> {
+/// Which of a branch's releases can go: neither the active one, nor that before it, nor one of the `keep` newest others.
+pub fn prunable(mut releases: Vec<Release>, active: Option<u64>, before: Option<u64>, keep: usize) -> Vec<Release> {
     releases.sort_by_key(|release| std::cmp::Reverse(release.number));
-    let before = |release: &Release| active.is_some_and(|active| release.number < active);
-    let previous = releases.iter().find(|release| before(release)).map(|release| release.number);
-    releases.sort_by_key(|release| Some(release.number) != previous);
     let inactive = releases.into_iter().filter(|release| Some(release.number) != active);
-    inactive.skip(keep).collect()
+    inactive.skip(keep).filter(|release| Some(release.number) != before).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::app::AppWish;
 
-    #[test]
-    fn the_release_that_a_rollback_goes_to_is_kept_before_newer_ones() {
-        let release = |number| Release {
+    fn release(number: u64) -> Release {
+        Release {
             site: "shop".parse().unwrap(),
             number,
-            commit: "0123456789012345678901234567890123456789".parse().unwrap(),
-            artifact: Artifact::Image(number.to_string()),
-            app: AppWish::default().settle(),
+            commit: "1".repeat(40).parse().unwrap(),
+            artifact: Artifact::Image(String::new()),
+            app: crate::model::app::AppWish::default().settle(),
             built_at: SystemTime::UNIX_EPOCH,
-        };
-        let pruned = |active, keep| {
-            let gone = prunable((1..=6).map(release).collect(), active, keep);
-            gone.iter().map(|release| release.number).collect::<Vec<_>>()
-        };
-        assert_eq!(pruned(Some(6), 2), [3, 2, 1]);
-        assert_eq!(pruned(Some(3), 2), [5, 4, 1], "the one before, and the newest other");
-        assert_eq!(pruned(Some(3), 1), [6, 5, 4, 1]);
-        assert_eq!(pruned(Some(1), 1), [5, 4, 3, 2]);
-        assert_eq!(pruned(None, 4), [2, 1]);
-        assert_eq!(pruned(Some(6), 0), [5, 4, 3, 2, 1]);
+        }
+    }
+
+    #[test]
+    fn what_serves_and_what_it_can_go_back_to_are_never_prunable() {
+        let cases = [
+            (Some(5), Some(4), 2, vec![2, 1]),
+            (Some(5), Some(1), 2, vec![2]),
+            (Some(5), None, 0, vec![4, 3, 2, 1]),
+            (Some(5), Some(4), 0, vec![3, 2, 1]),
+            (Some(1), Some(5), 1, vec![4, 3, 2]),
+            (None, None, 4, vec![1]),
+        ];
+        for (active, before, keep, expected) in cases {
+            let gone = prunable((1..=5).map(release).collect(), active, before, keep);
+            let gone: Vec<u64> = gone.iter().map(|release| release.number).collect();
+            assert_eq!(gone, expected, "{active:?} {before:?} {keep}");
+        }
     }
 }

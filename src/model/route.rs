@@ -1,11 +1,13 @@
 //! Routes: host and path to what answers, and the immutable index of them that a request looks into.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::cache::CachePolicy;
 use super::compression::CompressionPolicy;
+use super::hold::Hold;
 use super::host::{HostName, HostPattern};
 use super::name::Site;
 use super::project::SiteLimits;
@@ -18,6 +20,11 @@ use super::purge_key::PurgeKey;
 pub struct UpstreamId(pub String);
 
 impl UpstreamId {
+    /// The replicas of a site's release.
+    pub fn of_release(site: &Site, number: u64) -> Self {
+        Self(format!("{site}#r{number}"))
+    }
+
     /// Whether it names something of this site: a release of it, or the addresses that it runs at.
     pub fn is_of(&self, site: &Site) -> bool {
         self.site() == site.to_string()
@@ -53,6 +60,20 @@ pub struct Route {
     /// Whether search engines are told to pass it over.
     #[serde(default)]
     pub is_unlisted: bool,
+    /// The releases that were replaced not long ago, the last first: what they called immutable is not gone yet.
+    #[serde(default)]
+    pub replaced: Vec<Replaced>,
+    /// What stands before the app for now.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+}
+
+/// A release that served a site before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    pub upstream: UpstreamId,
+    #[serde(with = "super::instant")]
+    pub at: SystemTime,
 }
 
 /// What answers a route.

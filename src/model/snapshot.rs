@@ -154,5 +154,6 @@ mod tests {
         assert_eq!(snapshot.routing.upstreams[0].protocol, Protocol::Http1);
         let route = &snapshot.routing.routes[0];
         assert_eq!((route.limits, route.compression.enabled), (Default::default(), true));
+        assert!(route.hold.is_none() && route.replaced.is_empty());
     }
 }

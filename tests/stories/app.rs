@@ -1,7 +1,7 @@
 //! The app that the stories deploy: an ordinary web app that keeps the contract, with a path for each thing a story asks.
 //!
 //! What its checkout holds decides how it behaves: `page.txt` is its page, `crash` makes it end at once, `sick` makes it
-//! answer 500.
+//! answer 500, `fails` does so on one path, `frail` makes it end after a few answers.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, Request};
+use axum::extract::{Path as UrlPath, Query, Request};
 use axum::http::{HeaderMap, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -22,6 +22,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+/// So many answers a frail app gives.
+const FRAIL: u64 = 5;
 static ANSWERS: AtomicU64 = AtomicU64::new(0);
 static IS_BUSY: AtomicBool = AtomicBool::new(false);
 static IS_DEAF: AtomicBool = AtomicBool::new(false);
@@ -36,6 +38,8 @@ async fn main() {
     println!("started as release {}", std::env::var("OPRI_RELEASE").unwrap_or_default());
     let router = Router::new()
         .route("/", get(page))
+        .route("/fails", get(fails))
+        .route("/asset/{name}", get(asset))
         .route("/stored", get(stored).put(async || {}))
         .route("/private", get(private))
         .route("/slow", get(slow))
@@ -88,10 +92,30 @@ fn text() -> String {
 }
 
 async fn page() -> Response {
+    if Path::new("frail").exists() && ANSWERS.fetch_add(1, Ordering::Relaxed) >= FRAIL {
+        std::process::exit(7);
+    }
     match Path::new("sick").exists() {
         true => (StatusCode::INTERNAL_SERVER_ERROR, "sick").into_response(),
         false => ([(header::CACHE_CONTROL, "no-store")], text()).into_response(),
     }
+}
+
+async fn fails() -> Response {
+    match Path::new("fails").exists() {
+        true => (StatusCode::INTERNAL_SERVER_ERROR, "it fails").into_response(),
+        false => ([(header::CACHE_CONTROL, "no-store")], text()).into_response(),
+    }
+}
+
+/// What the checkout has of that name, said to be immutable where that begins with `i`.
+async fn asset(UrlPath(name): UrlPath<String>) -> Response {
+    let Ok(text) = std::fs::read_to_string(&name) else {
+        return (StatusCode::NOT_FOUND, "not here").into_response();
+    };
+    let control =
+        if name.starts_with('i') { "public, max-age=31536000, immutable" } else { "public, max-age=31536000" };
+    ([(header::CACHE_CONTROL, control), (header::VARY, "accept-language")], text).into_response()
 }
 
 /// Another body each time it is really asked.

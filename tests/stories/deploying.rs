@@ -185,3 +185,48 @@ fn releases_are_kept_for_a_rollback_and_older_ones_are_removed() {
     });
     assert_eq!(prime.does(&["releases", "shop"]).lines().count(), 4);
 }
+
+#[test]
+fn environment_and_conf_belong_to_the_release_and_come_back_with_it() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.write("opri.toml", "run = \"env > seen; exec $(sed 's/web: exec //' Procfile | tr -d \\\"'\\\")\"\n");
+    shop.commit("one");
+    let conf = |app: &str| format!("repo = \"acme/shop\"\n[app]\n{app}\n");
+    let prime = world.prime().project("shop", &conf("env = { COLOUR = \"blue\", OLD = \"1\" }")).start();
+    prime.deploys(&shop, "master");
+    // What the newest start of a release was given; nothing when there was none since it was asked last.
+    let given = |release: &str| {
+        let seen = world.path().join(format!("state/releases/shop/master/{release}/seen"));
+        let text = std::fs::read_to_string(&seen).unwrap_or_default();
+        if !text.is_empty() {
+            std::fs::remove_file(seen).unwrap();
+        }
+        let is_said = |line: &&str| ["COLOUR", "OLD", "OPRI_REPLICA"].contains(&line.split('=').next().unwrap());
+        let mut lines: Vec<String> = text.lines().filter(is_said).map(str::to_owned).collect();
+        lines.sort();
+        lines.join(" ")
+    };
+    let first = "COLOUR=blue OLD=1 OPRI_REPLICA=0";
+    assert_eq!(given("r1"), first);
+    std::fs::write(prime.conf_file("projects/shop.toml"), conf("env = { COLOUR = \"red\" }\nreplicas = 2")).unwrap();
+    prime.does(&["reload"]);
+    // A restart starts what was released, whatever conf says by now.
+    let _ = prime.try_ask(Request::post("http://shop.test/die").body(Default::default()).unwrap());
+    let mut again = String::new();
+    prime.until("it is started again", || {
+        again = given("r1");
+        !again.is_empty()
+    });
+    assert_eq!(again, first);
+    prime.says("http://shop.test", "one");
+
+    shop.commit("two");
+    prime.deploys(&shop, "master");
+    assert!(given("r2").starts_with("COLOUR=red OPRI_REPLICA="));
+    prime.does(&["rollback", "shop"]);
+    prime.says("http://shop.test", "one");
+    assert_eq!(given("r1"), first);
+    let list: Vec<serde_json::Value> = serde_json::from_str(&prime.does(&["list", "--json"])).unwrap();
+    assert_eq!(list.iter().find(|line| line["branch"] == "master").unwrap()["replicas"], 1);
+}

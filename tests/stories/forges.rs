@@ -455,6 +455,27 @@ fn the_forge_is_told_what_became_of_a_commit() {
 
 /// The step for other CIs, as README.md shows it.
 #[test]
+fn the_forge_is_told_that_a_commit_was_rolled_back() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    let forge = FakeForge::start(&world);
+    let prime = asked(&world, &shop, &forge);
+    shop.write("fails", "");
+    let bad = shop.commit("two");
+    let mut run = fixture("github-workflow-run", &bad);
+    run["workflow_run"]["id"] = json!(19_284_700_113_u64);
+    let answer = prime.tells("github", "workflow_run", &run, "2");
+    prime.until_ended(&deployment(&answer), "live");
+    let status = format!("/repos/acme/shop/statuses/{bad}");
+    prime.until("it serves", || forge.has_been_told(&status, "success"));
+    (0..25).for_each(|_| drop(prime.get("http://shop.test/fails")));
+    prime.until("it is rolled back", || forge.has_been_told(&status, "failure"));
+    let told = forge.told.lock().unwrap().clone();
+    let last = told.iter().rfind(|(path, _)| *path == status).unwrap();
+    assert_eq!(last.1["description"], "failed: r2 was rolled back to r1");
+}
+
+#[test]
 fn the_step_that_the_readme_shows_is_believed() {
     if !["curl", "openssl"].iter().all(|tool| std::process::Command::new(tool).arg("--version").output().is_ok()) {
         println!("SKIPPED: curl or openssl is not installed");

@@ -1,5 +1,9 @@
 //! A push becomes a served release, and no visitor notices.
 
+use std::process::Command;
+
+use ::http::Request;
+
 use crate::visitors::Visitors;
 use crate::world::World;
 
@@ -81,5 +85,45 @@ fn a_rollback_brings_the_release_before_back_without_a_build() {
     let apps = prime.app_pids();
     assert_eq!(prime.opri(&["rollback", "shop", "r2"]).status.code(), Some(4));
     assert!(apps.iter().any(|app| prime.app_pids().contains(app)));
+    prime.says("http://shop.test", "two");
+}
+
+#[test]
+fn a_rollback_to_what_still_runs_starts_nothing() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    // It takes its time to start.
+    let procfile = std::fs::read_to_string(shop.path.join("Procfile")).unwrap();
+    shop.write("Procfile", &procfile.replace("web: ", "web: sleep 3; "));
+    shop.commit("one");
+    let prime = world.prime().hosting(&shop, "[app]\nreplicas = 2\nstandby = \"10m\"\n").start();
+    prime.deploys(&shop, "master");
+    let one = prime.app_pids();
+    shop.commit("two");
+    prime.deploys(&shop, "master");
+    let all = || std::collections::BTreeSet::from_iter(prime.app_pids());
+    let both = all();
+    let two: Vec<_> = both.iter().filter(|pid| !one.contains(pid)).collect();
+    assert_eq!((one.len(), two.len()), (2, 2));
+    let visitors = Visitors::come(&prime, 8, "shop.test", "");
+    for (release, page) in [("r1", "one"), ("r2", "two"), ("r1", "one")] {
+        prime.does(&["rollback", "shop", release]);
+        assert_eq!(prime.get("http://shop.test").body, page);
+        assert_eq!(all(), both, "nothing is started, and nothing ends");
+    }
+    visitors.go().is_flawless();
+    // It is watched over as before.
+    let die = Request::post("http://shop.test/die").body(Default::default()).unwrap();
+    let _ = prime.try_ask(die);
+    prime.until("another replica has taken its place", || {
+        let now = prime.app_pids();
+        now.len() == 4 && one.iter().filter(|pid| now.contains(pid)).count() == 1
+    });
+    prime.says("http://shop.test", "one");
+    // What ended while it stood by is started anew.
+    for pid in two {
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    }
+    prime.does(&["rollback", "shop", "r2"]);
     prime.says("http://shop.test", "two");
 }

@@ -65,6 +65,8 @@ fn repository_keys(table: &mut Table<'_>) -> AppWish {
         protocol: table.word("protocol").and_then(|word| word.choice(&PROTOCOLS)),
         health: table.table("health").map(health).unwrap_or_default(),
         drain: table.word("drain").and_then(|word| word.duration(Duration::ZERO..=DAY)),
+        standby: table.word("standby").and_then(|word| word.duration(Duration::ZERO..=DAY)),
+        monitor: table.word("monitor").and_then(|word| word.duration(Duration::ZERO..=DAY)),
         dockerfile: table.word("dockerfile").and_then(|word| path_inside(&word)),
         release: table.word("release").and_then(|word| word.command()),
         build: table.word("build").and_then(|word| word.command()),

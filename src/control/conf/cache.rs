@@ -31,6 +31,9 @@ pub fn read(mut table: Table<'_>, ground: &Ground<'_>) -> CachePolicy {
     if let Some(shows_key) = table.word("status").and_then(|word| word.choice(&STATUSES)) {
         policy.shows_key = shows_key;
     }
+    if let Some(grace) = table.word("assets_grace").and_then(|word| word.duration(Duration::ZERO..=GRACE_MAX)) {
+        policy.assets_grace = grace;
+    }
     for word in table.list("rules").unwrap_or_default() {
         add_rule(&mut policy, &word);
     }
@@ -152,4 +155,6 @@ const CDN_FIELDS: [(&str, CdnField); 2] =
 /// Whether the key is shown.
 const STATUSES: [(&str, bool); 2] = [("plain", false), ("key", true)];
 const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Nobody keeps a page open for longer.
+const GRACE_MAX: Duration = Duration::from_secs(30 * 86_400);
 const TAG_MAX: usize = 128;

@@ -52,6 +52,7 @@ enum Order {
     Push(Push, Via, Reply<Accepted>),
     Person(Site, Cause, Option<Commit>, Reply<DeploymentId>),
     Cancel(Site, String, Reply<Vec<DeploymentId>>),
+    Automatic(Site, Cause, Reply<Option<DeploymentId>>),
     Ended(Site),
 }
 
@@ -79,6 +80,11 @@ impl Desk {
         self.ask(|reply| Order::Cancel(site, by, reply)).await
     }
 
+    /// Takes a rollback that nobody asked for; `None` while another deployment of the site is on its way, which may be better.
+    pub async fn roll_back(&self, site: Site, cause: Cause) -> Result<Option<DeploymentId>, DeployError> {
+        self.ask(|reply| Order::Automatic(site, cause, reply)).await
+    }
+
     async fn ask<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, DeployError> {
         let (reply, answer) = oneshot::channel();
         self.orders.send(order(reply)).await.map_err(|_| DeployError::Stopping)?;
@@ -93,6 +99,22 @@ struct Line {
     waiting: Option<Deployment>,
     /// Told to the running one.
     notice: watch::Sender<Notice>,
+}
+
+/// Whether a commit was rolled back from by itself when it was deployed last. Only a person may bring it again.
+fn was_rolled_back(deployments: &[Deployment], commit: &Commit) -> Option<String> {
+    let is_of = |deployment: &&Deployment| {
+        deployment.commit.as_ref() == Some(commit) && deployment.cause.brings_back().is_none()
+    };
+    let last = deployments.iter().filter(is_of).filter_map(|deployment| deployment.release).next_back()?;
+    deployments.iter().find_map(|deployment| match &deployment.cause {
+        Cause::Automatic { from, reason, .. } if *from == last => {
+            let id = &deployment.id;
+            let again = format!("`opri deploy {} {commit}` tries it again", id.site);
+            Some(format!("this commit was rolled back as {id}: {reason} ({again})"))
+        }
+        _ => None,
+    })
 }
 
 #[derive(Debug)]
@@ -117,6 +139,14 @@ impl Clerk {
                 }
                 Order::Cancel(site, by, reply) => {
                     let _ = reply.send(self.cancel(&site, &by).await);
+                }
+                Order::Automatic(site, cause, reply) => {
+                    let is_idle =
+                        self.sites.get(&site).is_none_or(|line| line.running.is_none() && line.waiting.is_none());
+                    let _ = reply.send(match is_idle {
+                        true => self.take(site, cause, None, None).await.map(Some),
+                        false => Ok(None),
+                    });
                 }
                 Order::Ended(site) => {
                     if let Some(line) = self.sites.get_mut(&site) {
@@ -149,6 +179,9 @@ impl Clerk {
             )));
         }
         if let Some(reason) = self.is_known_commit(&push).await? {
+            return Ok(Accepted::Ignored(reason));
+        }
+        if let Some(reason) = was_rolled_back(&history.deployments(&push.site()).await?, &push.commit) {
             return Ok(Accepted::Ignored(reason));
         }
         let cause = match via {
@@ -200,7 +233,7 @@ impl Clerk {
         push: Option<&Push>,
     ) -> Result<DeploymentId, DeployError> {
         self.check_site(&site)?;
-        if let Cause::Rollback { release } = cause {
+        if let Some(release) = cause.brings_back() {
             let known = self.workshop.history.release(&site, release).await?;
             known.ok_or_else(|| DeployError::NoRelease(site.clone(), release))?;
             let is_idle = self.sites.get(&site).is_none_or(|line| line.running.is_none());

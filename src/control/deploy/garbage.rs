@@ -13,11 +13,12 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::sleep;
 
+use super::history::ActiveRecord;
 use super::{DeployError, Workshop};
 use crate::control::observe::DiskUse;
 use crate::control::source::Source;
 use crate::link::paths;
-use crate::model::deployment::{Cause, Deployment, Outcome};
+use crate::model::deployment::{Deployment, Outcome};
 use crate::model::name::{ProjectName, Site};
 use crate::model::release::{Artifact, Release, prunable};
 
@@ -74,9 +75,10 @@ async fn sweep_to(workshop: &Workshop, site: &Site, most: usize) -> Result<(), D
     // In this order: whatever begins meanwhile is not listed, or known to be needed.
     let logs = logs(&super::logs(&workshop.state_dir, site));
     let releases = history.releases(site).await?;
-    let active = history.active(site).await?.map(|active| active.release);
+    let active = history.active(site).await?;
+    let (before, active) = (active.as_ref().and_then(ActiveRecord::before), active.as_ref().map(|one| one.release));
     let needed = needed(workshop, site).await?;
-    for release in prunable(releases, active, keep) {
+    for release in prunable(releases, active, before, keep) {
         if !needed.contains(&release.number) {
             remove(workshop, &release).await?;
         }
@@ -109,7 +111,7 @@ async fn needed(workshop: &Workshop, site: &Site) -> Result<BTreeSet<u64>, Deplo
 /// others.
 fn kept_builds(deployments: &[Deployment], releases: &BTreeSet<u64>, others: usize) -> BTreeSet<u64> {
     let has_built = |one: &&Deployment| {
-        let is_rollback = matches!(one.cause, Cause::Rollback { .. });
+        let is_rollback = one.cause.brings_back().is_some();
         let is_live = matches!(one.outcome, Some(Outcome::Live { release }) if releases.contains(&release));
         !one.is_over() || (is_live && !is_rollback)
     };

@@ -10,13 +10,17 @@ use serde::{Deserialize, Serialize};
 use crate::control::runtime::Replica;
 use crate::control::store::{Batch, Store, StoreError};
 use crate::model::address::Address;
-use crate::model::deployment::{Cause, Deployment, DeploymentId};
+use crate::model::deployment::{Deployment, DeploymentId};
+use crate::model::hold::{Held, Hold};
 use crate::model::name::{ProjectName, Site};
 use crate::model::push::{DELIVERIES_KEPT, Provider, Push};
 use crate::model::release::Release;
 
 /// Deployments that are kept for each site.
 const DEPLOYMENTS_KEPT: usize = 100;
+
+/// Releases that are remembered as having served before.
+const REPLACED_KEPT: usize = 8;
 
 /// There while the apps are stopped on purpose.
 const STOPPED: &str = "stopped";
@@ -38,6 +42,34 @@ pub struct ActiveRecord {
     #[serde(with = "crate::model::instant")]
     pub since: SystemTime,
     pub replicas: Vec<Placed>,
+    /// Releases that served before, the last first.
+    #[serde(default)]
+    pub replaced: Vec<Replaced>,
+    /// Whether it may be rolled back by itself: it is new, and there is something to go back to.
+    #[serde(default)]
+    pub is_monitored: bool,
+}
+
+/// A release that served until then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    pub release: u64,
+    #[serde(with = "crate::model::instant")]
+    pub at: SystemTime,
+}
+
+impl ActiveRecord {
+    /// The release that served before.
+    pub fn before(&self) -> Option<u64> {
+        self.replaced.first().map(|replaced| replaced.release)
+    }
+
+    /// What will have been replaced when this release serves in its place.
+    pub fn replaced_by(&self, release: u64, now: SystemTime) -> Vec<Replaced> {
+        let last = Replaced { release: self.release, at: now };
+        let earlier = self.replaced.iter().filter(|earlier| ![release, self.release].contains(&earlier.release));
+        std::iter::once(last).chain(earlier.cloned()).take(REPLACED_KEPT).collect()
+    }
 }
 
 /// A replica and the address at which it passed the gate.
@@ -130,7 +162,7 @@ impl History {
 
     /// The deployment that built a release.
     pub async fn builder(&self, site: &Site, release: u64) -> Result<Option<Deployment>, StoreError> {
-        let has_built = |one: &Deployment| one.release == Some(release) && !matches!(one.cause, Cause::Rollback { .. });
+        let has_built = |one: &Deployment| one.release == Some(release) && one.cause.brings_back().is_none();
         Ok(self.deployments(site).await?.into_iter().rev().find(has_built))
     }
 
@@ -277,6 +309,24 @@ impl History {
         self.store.write(Batch::default().delete(STOPPED)).await
     }
 
+    /// What is before sites' apps, of all sites.
+    pub async fn held(&self) -> Result<Vec<Held>, StoreError> {
+        self.store.list("hold/").await
+    }
+
+    /// What is before a site's app from now on; what was, until now.
+    pub async fn hold(&self, site: &Site, hold: Option<Hold>) -> Result<Option<Held>, StoreError> {
+        let key = hold_key(site);
+        let before = self.store.get(key.clone()).await?;
+        let since = SystemTime::now();
+        let batch = match hold {
+            Some(hold) => Batch::default().put(key, &Held { site: site.clone(), hold, since }),
+            None => Batch::default().delete(key),
+        };
+        self.store.write(batch).await?;
+        Ok(before)
+    }
+
     /// Undoes a decision that the edge refused.
     pub async fn take_back(&self, site: &Site, before: Option<ActiveRecord>) -> Result<(), StoreError> {
         self.store.update(active_key(site), move |_| before).await.map(drop)
@@ -294,6 +344,10 @@ fn path(site: &Site) -> String {
 
 fn numbers_key(site: &Site) -> String {
     format!("numbers/{}", path(site))
+}
+
+fn hold_key(site: &Site) -> String {
+    format!("hold/{}", path(site))
 }
 
 fn active_key(site: &Site) -> String {
@@ -319,4 +373,37 @@ fn delivery_key(push: &Push) -> String {
 
 fn pin_key(project: &ProjectName, provider: Provider) -> String {
     format!("pin/{provider}/{project}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_before_there_was_monitoring_is_not_monitored() {
+        let since = serde_json::to_value(Replaced { release: 1, at: SystemTime::UNIX_EPOCH }).unwrap()["at"].clone();
+        let stored = serde_json::json!({ "release": 7, "since": since, "replicas": [] });
+        let active: ActiveRecord = serde_json::from_value(stored).unwrap();
+        assert_eq!((active.before(), active.is_monitored), (None, false));
+    }
+
+    #[test]
+    fn what_was_replaced_is_named_once_and_not_while_it_serves() {
+        let now = SystemTime::UNIX_EPOCH;
+        let serving = |release, replaced| ActiveRecord {
+            release,
+            since: now,
+            replicas: Vec::new(),
+            replaced,
+            is_monitored: false,
+        };
+        let swapped = |before: &ActiveRecord, release| serving(release, before.replaced_by(release, now));
+        let numbers = |active: &ActiveRecord| active.replaced.iter().map(|one| one.release).collect::<Vec<_>>();
+        let third = swapped(&swapped(&serving(1, Vec::new()), 2), 3);
+        assert_eq!(numbers(&third), [2, 1]);
+        let back = swapped(&third, 1);
+        assert_eq!((numbers(&back), back.before()), (vec![3, 2], Some(3)));
+        let many = (4..20).fold(back, |before, release| swapped(&before, release));
+        assert_eq!(numbers(&many), [18, 17, 16, 15, 14, 13, 12, 11]);
+    }
 }

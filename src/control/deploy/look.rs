@@ -183,7 +183,7 @@ fn is_news(deployments: &[Deployment], head: &Commit) -> bool {
         return false;
     }
     let has_tried = |deployment: &&Deployment| {
-        let is_rollback = matches!(deployment.cause, Cause::Rollback { .. });
+        let is_rollback = deployment.cause.brings_back().is_some();
         let gave_way = matches!(deployment.outcome, Some(Outcome::Superseded { .. }));
         let was_not_had =
             matches!(deployment.outcome, Some(Outcome::Failed { at: Stage::Queued | Stage::Fetching, .. }));

@@ -10,9 +10,11 @@ pub mod garbage;
 mod gate;
 pub mod history;
 pub mod look;
+pub mod monitor;
 mod notice;
 mod pipeline;
 mod reconcile;
+mod standby;
 pub mod supervise;
 pub mod tell;
 
@@ -34,6 +36,8 @@ use crate::model::release::Release;
 
 use gate::GateError;
 use history::History;
+use monitor::Monitor;
+pub use standby::Standby;
 
 pub use reconcile::{Found, look_around};
 
@@ -90,6 +94,8 @@ pub struct Workshop {
     pub observed: Observed,
     pub conf: watch::Receiver<Arc<Conf>>,
     pub state_dir: PathBuf,
+    pub monitor: Monitor,
+    pub standby: Standby,
     /// As many as builds may run at once.
     pub builds: Semaphore,
     pub progress: broadcast::Sender<Deployment>,

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
+use tokio::time::{sleep, timeout};
 
 use super::history::{ActiveRecord, Placed};
 use super::notice::Notices;
-use super::{DeployError, Workshop, garbage, host_of, project_of, supervise};
+use super::{DeployError, Workshop, garbage, history, host_of, project_of, supervise};
 use crate::control::conf;
 use crate::control::live::Active;
 use crate::control::runtime::{BuildLog, BuildOrder, Replica, Task};
@@ -19,6 +21,7 @@ use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
 use crate::model::name::Commit;
 use crate::model::project::{Ci, Origin, Repository};
 use crate::model::release::{Artifact, Release};
+use crate::model::route::{Replaced, UpstreamId};
 
 /// What a repository may say of itself lies here.
 const MANIFEST: &str = "opri.toml";
@@ -26,6 +29,8 @@ const MANIFEST: &str = "opri.toml";
 const LAST_WORDS: usize = 15;
 /// How long a replica may take to end after SIGTERM once nobody asks it any more.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// What stands by has been well before: it answers its health check within this, or is started anew.
+const STANDBY_ANSWER: Duration = Duration::from_secs(1);
 /// After so many a deployment is not begun again.
 const INTERRUPTIONS: u32 = 3;
 
@@ -55,9 +60,9 @@ impl Attempt {
         self.count_interruptions()?;
         let log = BuildLog::create(&self.workshop.build_log(&self.deployment))?;
         let notices = self.notices.clone();
-        let release = match self.deployment.cause {
-            Cause::Rollback { release } => self.earlier(release).await?,
-            _ => {
+        let release = match self.deployment.cause.brings_back() {
+            Some(release) => self.earlier(release).await?,
+            None => {
                 let commit = notices.unless_cancelled(self.fetch()).await?;
                 notices.unless_cancelled(self.build(commit, &log)).await?
             }
@@ -172,6 +177,10 @@ impl Attempt {
     /// Starts every replica on addresses of its own and takes each through the gate.
     async fn start(&mut self, release: &Release, log: &BuildLog) -> Result<Vec<Placed>, DeployError> {
         self.enter(Stage::Starting).await?;
+        if let Some(placed) = self.take_from_standby(release).await {
+            self.started.extend(placed.iter().map(|placed| placed.replica.clone()));
+            return Ok(placed);
+        }
         let mut environment = self.workshop.environment(release);
         if let (Some(command), false) = (&release.app.release, self.is_rollback()) {
             let limit = self.workshop.conf().machine.build.timeout;
@@ -201,11 +210,28 @@ impl Attempt {
         Ok(placed)
     }
 
+    /// Replicas that have served this release and run still, each asked once more; `None` unless all are well.
+    async fn take_from_standby(&self, release: &Release) -> Option<Vec<Placed>> {
+        let record = self.workshop.standby.take(&release.upstream())?;
+        let asking = record.replicas.iter().map(|placed| self.is_well(release, placed));
+        if timeout(STANDBY_ANSWER, join_all(asking)).await.is_ok_and(|well| well.into_iter().all(|is_well| is_well)) {
+            return Some(record.replicas);
+        }
+        tracing::warn!(site = %release.site, release = release.name(), "what stood by is not well; it is started anew");
+        stop_replicas(&self.workshop, &record).await;
+        None
+    }
+
+    async fn is_well(&self, release: &Release, placed: &Placed) -> bool {
+        let address = supervise::through_the_gate(&self.workshop, release, &placed.replica).await;
+        address.is_ok_and(|address| address == placed.address)
+    }
+
     /// The decision is stored first; from then on this release is the one that serves, whatever happens to control.
     async fn swap(&mut self, release: Release, placed: Vec<Placed>) -> Result<(), DeployError> {
         let site = release.site.clone();
         let before = self.workshop.history.active(&site).await?;
-        let active = ActiveRecord { release: release.number, since: SystemTime::now(), replicas: placed };
+        let active = self.record(&release, placed, before.as_ref());
         // Conf may have dropped the site meanwhile, and a newer push may have come.
         self.repository()?;
         self.notices.may_go_on()?;
@@ -226,11 +252,22 @@ impl Attempt {
         self.workshop.observed.swapped(took);
         self.deployment.swap = Some(took);
         tracing::info!(deployment = %self.deployment.id, release = release.name(), ?took, "swapped");
+        if let (Some(old), Some(before)) = (&old, &before) {
+            self.workshop.standby.keep(old.upstream(), before.clone());
+        }
         supervise::watch_over(&self.workshop, &release, &active);
         self.enter(Stage::Draining).await?;
         let behind = Behind { workshop: self.workshop.clone(), deployment: self.deployment.clone() };
         tokio::spawn(behind.drain(release.number, old, before));
         Ok(())
+    }
+
+    fn record(&self, release: &Release, replicas: Vec<Placed>, before: Option<&ActiveRecord>) -> ActiveRecord {
+        let since = SystemTime::now();
+        let replaced = before.map(|before| before.replaced_by(release.number, since)).unwrap_or_default();
+        // What was brought back is what there is to go back to.
+        let is_monitored = before.is_some() && !self.is_rollback() && !release.app.monitor.is_zero();
+        ActiveRecord { release: release.number, since, replicas, replaced, is_monitored }
     }
 
     async fn decide(&mut self, release: &Release, active: &ActiveRecord) -> Result<(), DeployError> {
@@ -293,7 +330,7 @@ impl Attempt {
     }
 
     fn is_rollback(&self) -> bool {
-        matches!(self.deployment.cause, Cause::Rollback { .. })
+        self.deployment.cause.brings_back().is_some()
     }
 
     async fn stop_all(&self, replicas: &[Replica]) {
@@ -323,25 +360,39 @@ struct Behind {
 impl Behind {
     async fn drain(mut self, number: u64, old: Option<Release>, before: Option<ActiveRecord>) {
         let since = Instant::now();
-        if let (Some(old), Some(before)) = (old, before) {
-            retire(&self.workshop, &old, &before).await;
+        let replaced = old.zip(before);
+        if let Some((old, before)) = &replaced {
+            drain(&self.workshop, old).await;
+            if old.app.standby.is_zero() {
+                retire(&self.workshop, old, before).await;
+            }
         }
         self.workshop.observed.stage_took(Stage::Draining, since.elapsed());
         self.deployment.stage = Stage::Done;
         end(&self.workshop, &mut self.deployment, Outcome::Live { release: number }).await;
         garbage::sweep(&self.workshop, &self.deployment.id.site).await;
+        if let Some((old, before)) = replaced.filter(|(old, _)| !old.app.standby.is_zero()) {
+            sleep(old.app.standby).await;
+            retire(&self.workshop, &old, &before).await;
+        }
     }
 }
 
-/// Waits for the last request of a release that was replaced, then stops it.
-async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
+/// Waits for the last request of a release that was replaced.
+async fn drain(workshop: &Workshop, old: &Release) {
     crash_point!("retire.before");
     let cut = workshop.live.drained(old.upstream(), old.app.drain).await;
     crash_point!("drained");
     if cut > 0 {
         tracing::warn!(release = old.name(), site = %old.site, cut, "requests were cut at the end of the drain");
     }
-    stop_replicas(workshop, before).await;
+}
+
+/// Stops what was replaced, unless it serves again.
+async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
+    if let Some(record) = workshop.standby.take_of(&old.upstream(), before.since) {
+        stop_replicas(workshop, &record).await;
+    }
     crash_point!("retire.after");
 }
 
@@ -375,7 +426,12 @@ pub fn serving(release: &Release, active: &ActiveRecord) -> Active {
         protocol: release.app.protocol,
         drain: release.app.drain,
         health: release.app.health.clone(),
+        replaced: active.replaced.iter().map(|one| replaced(release, one)).collect(),
     }
+}
+
+fn replaced(by: &Release, one: &history::Replaced) -> Replaced {
+    Replaced { upstream: UpstreamId::of_release(&by.site, one.release), at: one.at }
 }
 
 fn with_last_words(error: DeployError, words: &str) -> DeployError {

@@ -3,7 +3,7 @@
 //! Called once, when control begins. The rule: what the store calls active and what still runs goes on serving without a
 //! gap; everything else of ours is finished or cleared away, and only then is new work taken.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +12,10 @@ use super::pipeline::serving;
 use super::supervise::{Absence, Present};
 use super::{DeployError, Workshop, supervise};
 use crate::control::conf::Conf;
-use crate::control::live::Active;
+use crate::control::live::Sites;
 use crate::control::runtime::{Replica, Runtime};
 use crate::control::store::StoreError;
-use crate::model::deployment::{Cause, Deployment, Outcome, Stage};
+use crate::model::deployment::{Deployment, Outcome, Stage};
 use crate::model::name::Site;
 use crate::model::release::{Artifact, Release};
 
@@ -28,7 +28,7 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Found {
     /// What the edge shall be told first.
-    pub running: BTreeMap<Site, Active>,
+    pub sites: Sites,
     /// What shall be watched over; those that do not run are started by that.
     watched: Vec<(Release, ActiveRecord)>,
     present: Present,
@@ -42,8 +42,10 @@ pub async fn look_around(conf: &Conf, history: &History, runtime: &Runtime) -> R
     let alive = runtime.running().await?;
     let otherwise = if history.was_stopped().await? { Absence::Stopped } else { Absence::Lost };
     let present = Present { alive: alive.iter().map(|replica| replica.id.clone()).collect(), otherwise };
-    let (running, watched, unfinished, orphans) = Default::default();
-    let mut found = Found { running, watched, present, unfinished, orphans };
+    let (watched, unfinished, orphans) = Default::default();
+    let held = history.held().await?.into_iter().map(|held| (held.site, held.hold)).collect();
+    let sites = Sites { held, ..Sites::default() };
+    let mut found = Found { sites, watched, present, unfinished, orphans };
     let mut wanted = BTreeSet::new();
     for project in conf.projects.values() {
         for (site, _) in project.sites() {
@@ -51,7 +53,7 @@ pub async fn look_around(conf: &Conf, history: &History, runtime: &Runtime) -> R
             wanted.extend(active.replicas.iter().map(|placed| placed.replica.id.clone()));
             let mut answering = active.clone();
             answering.replicas.retain(|placed| found.present.alive.contains(&placed.replica.id));
-            found.running.insert(site, serving(&release, &answering));
+            found.sites.running.insert(site, serving(&release, &answering));
             found.watched.push((release, active));
         }
     }
@@ -130,7 +132,7 @@ async fn settle(history: &History, mut deployment: Deployment) -> Result<Option<
         deployment.interrupted += 1;
     }
     deployment.stage = Stage::Queued;
-    if !matches!(deployment.cause, Cause::Rollback { .. }) {
+    if deployment.cause.brings_back().is_none() {
         deployment.release = None;
     }
     history.save(&deployment).await?;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::sleep;
 
@@ -60,13 +60,16 @@ fn watch(
     active: &ActiveRecord,
     absence: impl Fn(&Replica) -> Option<Absence>,
 ) {
+    workshop.monitor.serves(release, active);
     for (index, placed) in active.replicas.iter().enumerate() {
         let supervisor = Supervisor {
             workshop: workshop.clone(),
             release: release.clone(),
             placed: placed.clone(),
+            since: active.since,
             index: u16::try_from(index).unwrap_or(u16::MAX),
             pause: Duration::ZERO,
+            ends: 0,
             absence: absence(&placed.replica),
         };
         let workshop = workshop.clone();
@@ -94,8 +97,12 @@ struct Supervisor {
     workshop: Arc<Workshop>,
     release: Release,
     placed: Placed,
+    /// When its release began to serve: what serves again from a later time on has another supervisor.
+    since: SystemTime,
     index: u16,
     pause: Duration,
+    /// How often it ended, or did not come up, since it was well for long.
+    ends: u32,
     absence: Option<Absence>,
 }
 
@@ -111,7 +118,7 @@ impl Supervisor {
                 return;
             }
             let (site, release) = (&self.release.site, self.release.name());
-            match how {
+            match &how {
                 Ok(how) => tracing::warn!(%site, release, how, "the app serves no more; it is started again"),
                 Err(Absence::Lost) => {
                     tracing::warn!(%site, release, "the app ended while Prime was away; it is started again")
@@ -121,7 +128,10 @@ impl Supervisor {
                 }
             }
             if since.elapsed() >= WELL_FOR {
-                self.pause = Duration::ZERO;
+                (self.pause, self.ends) = (Duration::ZERO, 0);
+            }
+            if let Ok(how) = how {
+                self.has_ended(how);
             }
             self.take_out().await;
             if !self.bring_back().await {
@@ -136,6 +146,14 @@ impl Supervisor {
         tokio::select! {
             how = self.workshop.runtime.exited(&self.placed.replica) => how.to_string(),
             () = self.workshop.live.stuck(&upstream, &self.placed.address) => "it answers nothing any more".to_owned(),
+        }
+    }
+
+    /// Whatever was started again and has ended again does so in a loop.
+    fn has_ended(&mut self, how: String) {
+        self.ends += 1;
+        if self.ends > 1 {
+            self.workshop.monitor.loops(&self.release, how);
         }
     }
 
@@ -164,6 +182,7 @@ impl Supervisor {
                 Err(error) => {
                     let (site, release) = (&self.release.site, self.release.name());
                     tracing::warn!(%site, release, %error, pause = ?self.pause, "the app does not come up");
+                    self.has_ended(error.to_string());
                 }
             }
         }
@@ -212,8 +231,10 @@ impl Supervisor {
     async fn is_wanted(&self) -> bool {
         let site = &self.release.site;
         let serves = match self.workshop.history.active(site).await {
-            Ok(active) => active
-                .is_some_and(|active| active.replicas.iter().any(|placed| placed.replica.id == self.placed.replica.id)),
+            Ok(Some(active)) if active.since == self.since => {
+                active.replicas.iter().any(|placed| placed.replica.id == self.placed.replica.id)
+            }
+            Ok(_) => false,
             Err(_) => true,
         };
         is_hosted(&self.workshop, site) && serves

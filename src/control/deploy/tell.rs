@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::{Workshop, host_of};
 use crate::control::forge::{Endpoint, Forge, ForgeError, Report, State};
-use crate::model::deployment::{Deployment, DeploymentId, Outcome, Stage};
+use crate::model::deployment::{Cause, Deployment, DeploymentId, Outcome, Stage};
 use crate::model::name::Site;
 use crate::model::push::Provider;
 
@@ -64,7 +64,12 @@ impl Teller {
         let forge_id = last.and_then(|begun| begun.forge_id);
         let conf = self.workshop.conf();
         let endpoint = conf.projects.get(&site.project).and_then(|one| Endpoint::of_forge(one, &conf.machine));
-        let (Some(endpoint), Some(commit)) = (endpoint, deployment.commit.clone()) else { return };
+        // What is brought back was spoken of when it was deployed; what is news is that the other did badly.
+        let commit = match &deployment.cause {
+            Cause::Automatic { from_commit, .. } => Some(from_commit.clone()),
+            _ => deployment.commit.clone(),
+        };
+        let (Some(endpoint), Some(commit)) = (endpoint, commit) else { return };
         let url = host_of(&conf, site).map(|host| self.workshop.live.url(&host)).unwrap_or_default();
         let report = Report { site: site.clone(), commit, state, description, url };
         let forge_id = self.tell(&endpoint, &report, forge_id).await;
@@ -105,6 +110,10 @@ async fn repeated<T, F: Future<Output = Result<T, ForgeError>>>(report: &Report,
 /// What is to be told; nothing before the commit is known to be the branch's.
 fn state_of(deployment: &Deployment) -> Option<(State, String)> {
     let name = &deployment.id;
+    if let Cause::Automatic { release, from, .. } = &deployment.cause {
+        let is_done = deployment.stage >= Stage::Draining;
+        return is_done.then(|| (State::Failure, format!("failed: r{from} was rolled back to r{release}")));
+    }
     match (&deployment.outcome, deployment.stage) {
         (Some(Outcome::Failed { at, .. }), _) if *at <= Stage::Fetching => None,
         // Nothing that an app or a build has said: it may hold anything.

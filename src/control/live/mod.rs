@@ -9,12 +9,13 @@ mod edge;
 mod plan;
 mod purge_keys;
 mod rights;
+mod sites;
 mod sockets;
 mod view;
 mod waiting;
 mod whys;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +27,7 @@ use crate::control::conf::Conf;
 use crate::link::why::{Question, Verdict};
 use crate::link::{Down, Generation, Purge, Unwell, Up};
 use crate::model::address::Address;
-use crate::model::app::{HealthCheck, Protocol};
+use crate::model::hold::Hold;
 use crate::model::host::HostName;
 use crate::model::name::Site;
 use crate::model::route::UpstreamId;
@@ -38,6 +39,7 @@ pub use edge::EdgeError;
 use plan::{certificates, routing, settings};
 use purge_keys::PurgeKeys;
 pub use rights::{Home, RightsError};
+pub use sites::{Active, Sites};
 pub use sockets::SocketError;
 use sockets::Sockets;
 pub use view::View;
@@ -65,18 +67,6 @@ pub enum LiveError {
     Stopping,
 }
 
-/// The release that a site's requests go to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Active {
-    pub upstream: UpstreamId,
-    /// Those that answer; may be empty while they are being restarted.
-    pub replicas: Vec<Address>,
-    pub protocol: Protocol,
-    pub drain: Duration,
-    /// How it showed that it was ready; the edge goes on asking.
-    pub health: HealthCheck,
-}
-
 /// A handle to the owner; clones are the same.
 #[derive(Debug, Clone)]
 pub struct Live {
@@ -90,7 +80,7 @@ pub struct Live {
 pub struct Beginning {
     pub home: Home,
     pub conf: Arc<Conf>,
-    pub running: BTreeMap<Site, Active>,
+    pub sites: Sites,
     pub certificates: Vec<Certificate>,
 }
 
@@ -101,6 +91,7 @@ enum Command {
     Activate(Site, Active, Reply<Duration>),
     Replace(Site, Active, Reply<()>),
     Deactivate(Site, Reply<Duration>),
+    Hold(Site, Option<Hold>, Reply<()>),
     Drained(UpstreamId, oneshot::Sender<u64>),
     Purge(Purge, Reply<()>),
     Why(Question, Reply<Verdict>),
@@ -164,6 +155,11 @@ impl Live {
         self.ask(|reply| Command::Deactivate(site, reply)).await
     }
 
+    /// Puts something before a site's app, or takes it away. It holds for every request that starts later.
+    pub async fn hold(&self, site: Site, hold: Option<Hold>) -> Result<(), LiveError> {
+        self.ask(|reply| Command::Hold(site, hold, reply)).await
+    }
+
     /// Waits until an upstream that was replaced has no request left; tells how many were cut.
     pub async fn drained(&self, upstream: UpstreamId, within: Duration) -> u64 {
         let (reply, drained) = oneshot::channel();
@@ -213,7 +209,7 @@ impl Live {
 #[derive(Debug)]
 struct Owner {
     conf: Arc<Conf>,
-    running: BTreeMap<Site, Active>,
+    sites: Sites,
     certificates: Vec<Certificate>,
     purge_keys: PurgeKeys,
     generation: Generation,
@@ -235,7 +231,7 @@ impl Owner {
         queue: mpsc::Receiver<Command>,
         (show, show_unwell): (watch::Sender<View>, watch::Sender<Vec<Unwell>>),
     ) -> Result<Self, LiveError> {
-        let Beginning { home, conf, running, certificates } = beginning;
+        let Beginning { home, conf, sites, certificates } = beginning;
         let mut edge = Edge::connect(&home).await?;
         let mut sockets = Sockets::default();
         sockets.adopt(&conf.machine.listeners, &edge.listeners, std::mem::take(&mut edge.sockets));
@@ -249,7 +245,7 @@ impl Owner {
         let (waiting, drains, purges, whys) = (Vec::new(), Drains::default(), HashMap::new(), Whys::default());
         Ok(Self {
             conf,
-            running,
+            sites,
             certificates,
             purge_keys,
             generation,
@@ -328,10 +324,10 @@ impl Owner {
                 self.say(SectionKind::Routing, Some(without_time(reply))).await;
             }
             Command::Activate(site, active, reply) => {
-                self.running.insert(site, active);
+                self.sites.running.insert(site, active);
                 self.say(SectionKind::Routing, Some(reply)).await;
             }
-            Command::Replace(site, active, reply) => match self.running.get_mut(&site) {
+            Command::Replace(site, active, reply) => match self.sites.running.get_mut(&site) {
                 Some(running) if running.upstream == active.upstream => {
                     *running = active;
                     self.say(SectionKind::Routing, Some(without_time(reply))).await;
@@ -339,8 +335,12 @@ impl Owner {
                 _ => drop(reply.send(Ok(()))),
             },
             Command::Deactivate(site, reply) => {
-                self.running.remove(&site);
+                self.sites.running.remove(&site);
                 self.say(SectionKind::Routing, Some(reply)).await;
+            }
+            Command::Hold(site, hold, reply) => {
+                self.sites.hold(site, hold);
+                self.say(SectionKind::Routing, Some(without_time(reply))).await;
             }
             Command::Drained(upstream, reply) => self.drains.ask(upstream, reply),
             Command::Purge(purge, reply) => self.purge(purge, reply).await,
@@ -394,7 +394,7 @@ impl Owner {
             SectionKind::Certificates => Section::Certificates(certificates(&self.certificates)),
             SectionKind::Routing => {
                 let now = SystemTime::now();
-                Section::Routing(routing(&self.conf, &self.running, &self.certificates, &self.purge_keys, now))
+                Section::Routing(routing(&self.conf, &self.sites, &self.certificates, &self.purge_keys, now))
             }
             SectionKind::Listeners => return self.say_listeners().await,
         };
@@ -436,7 +436,7 @@ impl Owner {
                 }
             }
             Up::Why { token, verdict } => self.whys.answer(token, verdict),
-            Up::Traffic { sites } => self.show.send_modify(|view| view.traffic = sites),
+            Up::Traffic { sites, upstreams } => self.show.send_modify(|view| view.count(sites, upstreams)),
             Up::Unwell { replicas } => drop(self.show_unwell.send_replace(replicas)),
             Up::Hello { .. } | Up::Unknown => {}
         }

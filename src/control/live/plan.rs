@@ -2,11 +2,10 @@
 //!
 //! Called by the owner of what is live for every change.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use super::Active;
 use super::purge_keys::PurgeKeys;
+use super::{Active, Sites};
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
 use crate::link::paths;
@@ -47,7 +46,7 @@ pub fn certificates(certificates: &[Certificate]) -> Certificates {
 /// The routing section. `now` decides whether a certificate holds, and so whether plain HTTP is sent to HTTPS.
 pub fn routing(
     conf: &Conf,
-    running: &BTreeMap<Site, Active>,
+    sites: &Sites,
     certificates: &[Certificate],
     purge_keys: &PurgeKeys,
     now: SystemTime,
@@ -56,7 +55,7 @@ pub fn routing(
     plan.add_control();
     for project in conf.projects.values() {
         for (site, branch) in project.sites() {
-            plan.add_site(project, site, branch, running);
+            plan.add_site(project, site, branch, sites);
         }
     }
     plan.routing
@@ -89,8 +88,8 @@ impl Plan<'_> {
         }
     }
 
-    fn add_site(&mut self, project: &Project, site: Site, branch: &Branch, running: &BTreeMap<Site, Active>) {
-        let to = match (&project.origin, running.get(&site)) {
+    fn add_site(&mut self, project: &Project, site: Site, branch: &Branch, sites: &Sites) {
+        let to = match (&project.origin, sites.running.get(&site)) {
             (Origin::Upstream(addresses), _) => {
                 let protocol = project.app.protocol.unwrap_or_default();
                 let id = legacy_upstream(&site, addresses, protocol);
@@ -104,7 +103,7 @@ impl Plan<'_> {
                 Target::Upstream(id)
             }
             (Origin::Repository(_), Some(active)) => {
-                let Active { upstream, replicas, protocol, drain, health } = active.clone();
+                let Active { upstream, replicas, protocol, drain, health, .. } = active.clone();
                 let (id, health) = (upstream.clone(), Some(watched(&health, branch)));
                 self.routing.upstreams.push(Upstream { id, replicas, protocol, drain, health });
                 Target::Upstream(upstream)
@@ -131,6 +130,8 @@ impl Plan<'_> {
                 compression: project.compression.clone(),
                 purge_key: self.purge_keys.of(&project.name),
                 is_unlisted: branch.is_preview,
+                replaced: sites.running.get(&site).map(|active| active.replaced.clone()).unwrap_or_default(),
+                hold: sites.held.get(&site).cloned(),
             });
         }
     }
@@ -180,6 +181,8 @@ fn own_route(host: HostPattern, path: &str) -> Route {
         compression: CompressionPolicy { enabled: false, ..CompressionPolicy::default() },
         purge_key: None,
         is_unlisted: false,
+        replaced: Vec::new(),
+        hold: None,
     }
 }
 
@@ -233,7 +236,7 @@ mod tests {
         fs::write(home.join("prime.toml"), "domain = \"test\"\n").unwrap();
         fs::write(projects.join("shop.toml"), project).unwrap();
         let conf = conf::load(home, None).unwrap().conf;
-        routing(&conf, &BTreeMap::new(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH)
+        routing(&conf, &Sites::default(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH)
     }
 
     #[test]
@@ -260,7 +263,7 @@ mod tests {
         fs::write(projects.join("shop.toml"), SHOP).unwrap();
         let conf = conf::load(home.path(), None).unwrap().conf;
         assert!(!settings(&conf).access_log.enabled);
-        let routing = routing(&conf, &BTreeMap::new(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH);
+        let routing = routing(&conf, &Sites::default(), &[], &PurgeKeys::default(), SystemTime::UNIX_EPOCH);
         let protocol = |id: &str| routing.upstreams.iter().find(|u| u.id.0 == id).map(|u| u.protocol);
         assert_eq!(protocol("shop/master@h2c:127.0.0.1:1"), Some(Protocol::H2c));
         assert_eq!(protocol("_control"), Some(Protocol::Http1));

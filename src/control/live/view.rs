@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::edge::Edge;
 use super::plan;
 use crate::control::certs::Certificate;
-use crate::link::SiteTraffic;
+use crate::link::{SiteTraffic, UpstreamTraffic};
 use crate::model::host::HostPattern;
 use crate::model::machine::Listeners;
 
@@ -21,9 +21,15 @@ pub struct View {
     /// Hosts whose certificate browsers trust.
     pub trusted: Vec<HostPattern>,
     pub traffic: Vec<SiteTraffic>,
+    /// By upstream: what their apps have answered.
+    pub upstreams: Vec<UpstreamTraffic>,
 }
 
 impl View {
+    pub fn count(&mut self, sites: Vec<SiteTraffic>, upstreams: Vec<UpstreamTraffic>) {
+        (self.traffic, self.upstreams) = (sites, upstreams);
+    }
+
     /// Takes in what is true of this edge now.
     pub fn show(&mut self, edge: &Edge, certificates: &[Certificate]) {
         self.edge_pid = edge.pid;

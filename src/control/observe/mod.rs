@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::certs::Certificate;
 use crate::model::deployment::{Deployment, Outcome, Stage};
+use crate::model::name::Site;
 use crate::model::push::Provider;
 
 /// Seconds; a build takes seconds to half an hour.
@@ -49,6 +50,7 @@ impl DiskUse {
 pub struct Observed {
     registry: Registry,
     deployments: IntCounterVec,
+    rollbacks: IntCounterVec,
     stages: HistogramVec,
     swaps: Histogram,
     hooks: IntCounterVec,
@@ -64,6 +66,11 @@ impl Observed {
             |name, help, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
         let deployments =
             counters("opri_deployments_total", "Deployments that ended, by how.", &["project", "branch", "outcome"])?;
+        let rollbacks = counters(
+            "opri_automatic_rollbacks_total",
+            "Releases that did badly and were rolled back by themselves.",
+            &["project", "branch"],
+        )?;
         let hooks =
             counters("opri_hooks_total", "Webhooks by provider and what became of them.", &["provider", "outcome"])?;
         let stages = HistogramOpts::new("opri_deployment_stage_seconds", "How long deployments spent in each stage.");
@@ -78,7 +85,7 @@ impl Observed {
         let reload = register(&registry, IntGauge::with_opts(reload)?)?;
         let disk = Opts::new("opri_disk_bytes", "What lies on disk, by kind.");
         let disk = register(&registry, IntGaugeVec::new(disk, &["kind"])?)?;
-        Ok(Self { registry, deployments, stages, swaps, hooks, expiries, reload, disk })
+        Ok(Self { registry, deployments, rollbacks, stages, swaps, hooks, expiries, reload, disk })
     }
 
     /// All of them, in Prometheus' text format.
@@ -90,6 +97,10 @@ impl Observed {
         let site = &deployment.id.site;
         let outcome = deployment.outcome.as_ref().map_or("unfinished", Outcome::as_str);
         self.deployments.with_label_values(&[site.project.as_str(), site.branch.as_str(), outcome]).inc();
+    }
+
+    pub fn rolled_back(&self, site: &Site) {
+        self.rollbacks.with_label_values(&[site.project.as_str(), site.branch.as_str()]).inc();
     }
 
     pub fn stage_took(&self, stage: Stage, took: Duration) {

@@ -18,7 +18,7 @@ use super::api::{
     RollbackOrder, Seen, SiteLine, Status, Why,
 };
 use super::deliveries::Deliveries;
-use super::{Rates, access, follow, hooks, overview, why};
+use super::{Rates, access, follow, hold, hooks, overview, why};
 use crate::control::certs::Certificate;
 use crate::control::conf;
 use crate::control::deploy::desk::Desk;
@@ -69,6 +69,7 @@ pub fn router(office: Arc<Office>) -> Router {
         .route("/v1/purge", post(purge))
         .route("/v1/why", post(why))
         .merge(hooks::router())
+        .merge(hold::router())
         .with_state(office)
 }
 
@@ -115,9 +116,8 @@ pub async fn status_of(office: &Office) -> Status {
     let conf = office.workshop.conf();
     let view = office.workshop.live.view();
     let url = |host| office.workshop.live.url(host);
-    let serving = overview::sites(office)
-        .await
-        .map_or(0, |sites| sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count());
+    let sites = overview::sites(office).await.unwrap_or_default();
+    let automatic = sites.iter().filter_map(|line| line.deployment.as_ref());
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -128,10 +128,12 @@ pub async fn status_of(office: &Office) -> Status {
         hooks: format!("{}/events", url(&conf.machine.hooks.host)),
         dashboard: conf.machine.dashboard.as_ref().map(url),
         projects: conf.projects.len(),
-        sites_serving: serving,
+        sites_serving: sites.iter().filter(|site| site.replicas.is_none_or(|replicas| replicas > 0)).count(),
         unwell: office.workshop.live.unwell(),
         unjudged: office.looker.unjudged(),
         disk: office.workshop.observed.disk_use(),
+        held: sites.iter().filter_map(|site| site.held.clone()).collect(),
+        rolled_back: automatic.filter_map(|one| Some((one.id.site.clone(), one.as_automatic()?))).collect(),
         faults: office.reload.faults(),
     }
 }
@@ -179,12 +181,15 @@ async fn cancel(State(office): State<Arc<Office>>, Json(order): Json<CancelOrder
     Ok(Json(Cancelled { deployments }))
 }
 
-/// The newest release that is older than the active one.
+/// Of the releases that are older than the active one that which served before it, else the newest.
 async fn before_active(office: &Office, site: &Site) -> Result<u64, DeployError> {
     let history = &office.workshop.history;
-    let active = history.active(site).await?.map_or(u64::MAX, |active| active.release);
+    let active = history.active(site).await?;
+    let number = active.as_ref().map_or(u64::MAX, |active| active.release);
     let releases = history.releases(site).await?;
-    let earlier = releases.iter().map(|release| release.number).filter(|number| *number < active).max();
+    let earlier: Vec<u64> = releases.iter().map(|release| release.number).filter(|older| *older < number).collect();
+    let before = active.and_then(|active| active.before()).filter(|before| earlier.contains(before));
+    let earlier = before.or_else(|| earlier.into_iter().max());
     earlier.ok_or_else(|| DeployError::NothingEarlier(site.clone()))
 }
 

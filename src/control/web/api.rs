@@ -15,6 +15,7 @@ use crate::link::why::{Question, Verdict};
 use crate::model::address::Address;
 use crate::model::certificate::Issuer;
 use crate::model::deployment::{Deployment, DeploymentId};
+use crate::model::hold::{Held, Hold};
 use crate::model::machine::Listeners;
 use crate::model::name::{BranchName, Commit, ProjectName, Site};
 use crate::report::Fault;
@@ -41,6 +42,12 @@ pub struct Status {
     /// Of the whole machine.
     #[serde(default)]
     pub disk: DiskUse,
+    /// Sites that are paused or in maintenance.
+    #[serde(default)]
+    pub held: Vec<Held>,
+    /// Sites whose newest release did badly, and what became of that.
+    #[serde(default)]
+    pub rolled_back: BTreeMap<Site, String>,
     /// What the last reload of conf found wrong.
     pub faults: Vec<Fault>,
 }
@@ -75,7 +82,10 @@ pub struct SiteLine {
     #[serde(default, with = "crate::model::instant::option")]
     pub certificate_ends: Option<SystemTime>,
     pub url: String,
-    /// How the newest deployment stands, when it does not serve.
+    /// What stands before its app.
+    #[serde(default)]
+    pub held: Option<Held>,
+    /// How the newest deployment stands, when it does not serve, or does so by itself.
     pub deployment: Option<Deployment>,
 }
 
@@ -133,6 +143,20 @@ pub struct RollbackOrder {
     pub release: Option<u64>,
 }
 
+/// `opri pause`, `maintenance`, and with nothing `resume`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HoldOrder {
+    pub site: Site,
+    pub hold: Option<Hold>,
+}
+
+/// What stands before a site's app now, and what did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WasHeld {
+    pub hold: Option<Hold>,
+    pub before: Option<Hold>,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ordered {
     pub deployment: DeploymentId,
@@ -153,6 +177,9 @@ pub struct Why {
     pub question: Question,
     /// `None` where nothing of ours was deployed.
     pub release: Option<ServingRelease>,
+    /// What stands before its app.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// Replicas of the upstream that do not answer their health check as they should.
     pub unwell: Vec<Address>,
     /// The one for the host.

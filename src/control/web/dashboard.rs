@@ -53,12 +53,17 @@ fn row(rows: &mut String, line: &SiteLine) {
          <td>{errors:.1} %<td>{hits:.0} %<td>{deployment}",
         url = escaped(&line.url),
         release = line.release.as_deref().unwrap_or("–"),
-        unwell = unwell(line),
+        unwell = held(line) + &unwell(line),
         rate = line.requests_per_second,
         errors = line.errors * 100.0,
         hits = line.cache_hits * 100.0,
         deployment = line.deployment.as_ref().map(standing).unwrap_or_default(),
     );
+}
+
+fn held(line: &SiteLine) -> String {
+    let hold = line.held.as_ref().map(|held| held.hold.as_str());
+    hold.map(|words| format!(" <span class=bad>{words}</span>")).unwrap_or_default()
 }
 
 fn unwell(line: &SiteLine) -> String {
@@ -69,6 +74,10 @@ fn unwell(line: &SiteLine) -> String {
 }
 
 fn standing(deployment: &Deployment) -> String {
+    if let Some(how) = deployment.as_automatic() {
+        let how: String = how.chars().take(300).collect();
+        return format!("<span class=bad>#{}: {}</span>", deployment.id.number, escaped(&how));
+    }
     match &deployment.outcome {
         None => format!("#{} is {}", deployment.id.number, deployment.stage),
         Some(Outcome::Failed { at, reason }) => {

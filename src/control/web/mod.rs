@@ -7,6 +7,7 @@ pub mod api;
 mod dashboard;
 pub mod deliveries;
 mod follow;
+mod hold;
 pub mod hooks;
 mod overview;
 pub mod public;

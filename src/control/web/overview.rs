@@ -13,10 +13,12 @@ use crate::model::project::{Origin, Project};
 
 pub async fn sites(office: &Office) -> Result<Vec<SiteLine>, DeployError> {
     let conf = office.workshop.conf();
+    let held = office.workshop.history.held().await?;
     let mut lines = Vec::new();
     for project in conf.projects.values() {
         for (site, _) in project.sites() {
-            lines.push(line(office, &conf, project, site).await?);
+            let held = held.iter().find(|held| held.site == site).cloned();
+            lines.push(SiteLine { held, ..line(office, &conf, project, site).await? });
         }
     }
     Ok(lines)
@@ -49,7 +51,10 @@ async fn line(office: &Office, conf: &Conf, project: &Project, site: Site) -> Re
         cache_hits: rate.cache_hits,
         certificate_ends: host.as_ref().and_then(|host| certificate_ends(office, host)),
         url: host.map(|host| office.workshop.live.url(&host)).unwrap_or_default(),
-        deployment: newest.filter(|deployment| !matches!(deployment.outcome, Some(Outcome::Live { .. }))),
+        held: None,
+        deployment: newest.filter(|deployment| {
+            deployment.as_automatic().is_some() || !matches!(deployment.outcome, Some(Outcome::Live { .. }))
+        }),
     })
 }
 

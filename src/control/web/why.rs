@@ -23,9 +23,11 @@ pub async fn why(office: &Office, question: Question) -> Result<Option<Why>, Dep
         Some(site) => release(office, site).await?,
         None => None,
     };
+    let held = office.workshop.history.held().await?;
+    let held = held.into_iter().find(|held| verdict.site.as_ref() == Some(&held.site));
     let host = HostName::from_authority(&question.authority).ok();
     let certificate = host.and_then(|host| certificate(office, &host));
-    Ok(Some(Why { question, release, unwell, certificate, verdict }))
+    Ok(Some(Why { question, release, held, unwell, certificate, verdict }))
 }
 
 async fn release(office: &Office, site: &Site) -> Result<Option<ServingRelease>, DeployError> {

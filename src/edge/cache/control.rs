@@ -24,6 +24,8 @@ pub struct Control {
     pub is_private: bool,
     pub is_public: bool,
     pub must_revalidate: bool,
+    /// RFC 8246.
+    pub is_immutable: bool,
     pub must_understand: bool,
     pub only_if_cached: bool,
     pub max_age: Option<Duration>,
@@ -108,6 +110,8 @@ impl Control {
             self.is_for_everybody |= is_bare;
         } else if is("proxy-revalidate") {
             self.must_revalidate = true;
+        } else if is("immutable") {
+            self.is_immutable |= is_bare;
         } else if is("must-understand") {
             self.must_understand = true;
         } else if is("stale-while-revalidate") {

@@ -8,6 +8,7 @@ pub mod body;
 pub mod condition;
 mod control;
 mod disk;
+mod earlier;
 mod explain;
 mod fill;
 mod filling;
@@ -51,6 +52,7 @@ use super::shared::Shared;
 use condition::Shape;
 use disk::Event;
 pub use disk::{Away, Reading};
+pub use earlier::Earlier;
 pub use explain::explain;
 pub use fill::Fill;
 use filling::Filling;
@@ -127,6 +129,8 @@ pub struct Miss {
     pub fill: Option<Box<Fill>>,
     /// What is stored and does not answer it by itself.
     pub stale: Option<Box<Stale>>,
+    /// What an earlier release may have stored.
+    pub earlier: Option<Box<Earlier>>,
     /// The target by which it is asked, in place of the one that was sent.
     pub target: Option<Box<str>>,
     /// Whether it is to be asked for the whole though the request is for less, behind an answer that is shown meanwhile.
@@ -136,7 +140,8 @@ pub struct Miss {
 impl Miss {
     fn of(reason: Reason, fill: Option<Fill>) -> Look {
         let status = CacheStatus::forward(reason);
-        Look::Miss(Self { status, fill: fill.map(Box::new), stale: None, target: None, is_of_whole: false })
+        let (stale, earlier, target) = (None, None, None);
+        Look::Miss(Self { status, fill: fill.map(Box::new), stale, earlier, target, is_of_whole: false })
     }
 }
 
@@ -196,7 +201,7 @@ impl Cache {
         self.tiers.tell(&Event::Purge(purge.clone()));
     }
 
-    /// From now on these releases are routed. What is stored of one may be there from an earlier time: from before a restart
+    /// From now on these releases are routed, or answer for those that are. What is stored of one may be there from an earlier time: from before a restart
     /// when it was routed all along, for else what has become untrue of it meanwhile was not noticed.
     pub fn begin<'r>(&self, releases: impl Iterator<Item = &'r UpstreamId>) {
         let is_first = !self.has_begun.swap(true, Ordering::AcqRel);
@@ -394,7 +399,11 @@ impl Forwarding<'_> {
             Some(stored) if asked.method == Method::HEAD => Some(Fill::comparing(key.clone(), stored.clone())),
             _ => None,
         };
-        let target = seen.target.as_deref().map(Box::from);
-        Miss { status: *status, fill: fill.map(Box::new), stale: stale.map(Box::new), target, is_of_whole: false }
+        let earlier = match found {
+            None => Earlier::of(entry, seen, asked, key, *status).map(Box::new),
+            Some(_) => None,
+        };
+        let (status, target) = (*status, seen.target.as_deref().map(Box::from));
+        Miss { status, fill: fill.map(Box::new), stale: stale.map(Box::new), earlier, target, is_of_whole: false }
     }
 }

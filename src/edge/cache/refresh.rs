@@ -52,6 +52,17 @@ pub fn is_for_less(name: &[u8]) -> bool {
     FOR_LESS.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
+/// The fields of a request that have it get less than the whole.
+pub fn for_less(asked: &Asked<'_>) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for name in FOR_LESS {
+        for value in asked.fields.all(name).filter_map(|value| HeaderValue::from_bytes(value).ok()) {
+            fields.append(name, value);
+        }
+    }
+    fields
+}
+
 impl Stale {
     /// `status` says why it does not answer by itself.
     pub fn new(
@@ -60,12 +71,7 @@ impl Stale {
         asked: &Asked<'_>,
         status: CacheStatus,
     ) -> Self {
-        let mut conditions = HeaderMap::new();
-        for name in FOR_LESS {
-            for value in asked.fields.all(name).filter_map(|value| HeaderValue::from_bytes(value).ok()) {
-                conditions.append(name, value);
-            }
-        }
+        let conditions = for_less(asked);
         let (method, since) = (asked.method.clone(), asked.at);
         Self { stored, key, terms, epoch, status, method, conditions, since, _remembered: remembered }
     }

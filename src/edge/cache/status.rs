@@ -10,6 +10,8 @@ use crate::edge::headers::Sink;
 
 /// Why an answer leaves that is stale.
 const SPARED: &[u8] = b"; detail=stale-if-error";
+/// Or that is of a release which was replaced.
+const EARLIER: &[u8] = b"; detail=earlier-release";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheStatus {
@@ -27,6 +29,8 @@ pub struct Answer {
     is_stored: bool,
     /// A stale one leaves in its place.
     is_spared: bool,
+    /// One of an earlier release leaves in its place.
+    is_earlier: bool,
     /// It was asked for by another request.
     is_collapsed: bool,
 }
@@ -44,6 +48,11 @@ impl CacheStatus {
     /// A stale one leaves in place of a failure.
     pub fn spared(self) -> Self {
         self.with(|answer| answer.is_spared = true)
+    }
+
+    /// One of an earlier release leaves in place of the app's answer.
+    pub fn of_earlier(self) -> Self {
+        self.with(|answer| answer.is_earlier = true)
     }
 
     /// The app was not asked: it had been already, by another request.
@@ -106,10 +115,14 @@ impl Said<'_> {
                     None => (b"", ""),
                 };
                 let stored: &[u8] = if answer.is_stored { b"; stored" } else { b"" };
-                let spared: &[u8] = if answer.is_spared { SPARED } else { b"" };
+                let detail: &[u8] = match answer {
+                    Answer { is_spared: true, .. } => SPARED,
+                    Answer { is_earlier: true, .. } => EARLIER,
+                    _ => b"",
+                };
                 let collapsed: &[u8] = if answer.is_collapsed { b"; collapsed" } else { b"" };
                 let (fwd, status) = (reason.word().as_bytes(), status.as_bytes());
-                let forwarded: [&[u8]; 9] = [b"opri; fwd=", fwd, by, status, stored, collapsed, spared, label, key];
+                let forwarded: [&[u8]; 9] = [b"opri; fwd=", fwd, by, status, stored, collapsed, detail, label, key];
                 to.put("Cache-Status", &forwarded);
             }
         }

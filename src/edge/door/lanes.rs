@@ -29,6 +29,7 @@ use crate::edge::stream::{Allowance, Stream};
 use crate::edge::strict::chunks::Chunks;
 use crate::edge::strict::request::{Framing, Version};
 use crate::edge::worker::Worker;
+use crate::model::hold::Notice;
 
 /// How long a client that is sent away may take to read why, and how much it may send meanwhile.
 const LINGER: Duration = Duration::from_secs(1);
@@ -79,6 +80,11 @@ impl Lane {
     pub fn refusal(worker: &Worker, failure: Failure, asked: &Asked<'_>, exchange: &Exchange) -> Self {
         worker.shared.metrics.refused(failure);
         Lane::Own(Own::page(failure, asked.fields.text("accept"), &exchange.id), !failure.closes())
+    }
+
+    pub fn maintenance(worker: &Worker, notice: &Notice, asked: &Asked<'_>, exchange: &Exchange) -> Self {
+        worker.shared.metrics.refused(Failure::Maintenance);
+        Lane::Own(Own::notice(notice, asked.fields.text("accept"), &exchange.id), true)
     }
 }
 

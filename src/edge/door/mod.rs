@@ -290,6 +290,7 @@ impl Door {
         let lane = match what {
             What::Refuse(failure) => Lane::refusal(&self.worker, failure, asked, &exchange),
             What::Redirect(location) => Lane::Own(Own::redirect(&location), true),
+            What::Maintenance(notice) => Lane::maintenance(&self.worker, &notice, asked, &exchange),
             What::Purged => Lane::Own(Own::purged(), true),
             What::Stored(hit) => {
                 exchange.cache = Some(hit.status());

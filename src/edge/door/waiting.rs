@@ -1,7 +1,7 @@
-//! A request that waits for what another has asked the app for, or for the disk.
+//! A request that waits for what another has asked the app for, for the disk, or for a pause to end.
 //!
 //! Called by `lanes`. The rule: whenever something is known of it the request is decided about anew, as if it came then; it
-//! waits no longer than the app itself may take.
+//! waits no longer than the app itself may take, or than a pause lets it.
 
 use std::future::poll_fn;
 
@@ -13,7 +13,6 @@ use super::Door;
 use super::lanes::{Lane, Request};
 use crate::edge::answer::{self, Awaited, Time, What};
 use crate::edge::exchange::Exchange;
-use crate::edge::failure::Failure;
 use crate::edge::request::Asked;
 use crate::edge::respond::Own;
 use crate::edge::strict::request as strict;
@@ -27,9 +26,10 @@ pub struct Waiting {
 /// Waits until somebody can answer; `None` when the client is gone.
 pub async fn wait(door: &mut Door, mut request: Request) -> Option<Request> {
     let limit = door.worker.shared.settings.load().limits.upstream_timeout;
-    let deadline = Instant::now() + limit;
+    let mut deadline = Instant::now() + limit;
     while let Lane::Wait(waiting) = request.lane {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let until = waiting.awaited.until();
+        let left = until.unwrap_or(deadline).saturating_duration_since(Instant::now());
         let stream = &mut door.stream;
         let settling = async {
             select! {
@@ -41,12 +41,16 @@ pub async fn wait(door: &mut Door, mut request: Request) -> Option<Request> {
             Some(Some(time)) => time,
             Some(None) => return None,
             None => {
-                let page = Own::page(Failure::Slow, Some(&request.accept), &request.exchange.id);
-                door.worker.shared.metrics.refused(Failure::Slow);
+                let failure = waiting.awaited.failure();
+                let page = Own::page(failure, Some(&request.accept), &request.exchange.id);
+                door.worker.shared.metrics.refused(failure);
                 request.lane = Lane::Own(page, true);
                 return Some(request);
             }
         };
+        if until.is_some() {
+            deadline = Instant::now() + limit;
+        }
         (request.lane, request.exchange) = door.decide_again(waiting, request.exchange, time)?;
     }
     Some(request)

@@ -145,6 +145,7 @@ async fn carry<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
         match errand.ask(client, &mut line, &mut buffer).await {
             Ok(head) => {
                 turn.worked();
+                errand.count(Some(head.status));
                 let body = head.length;
                 let answer = relay::Answer { head, buffer, body, line, turn };
                 return match errand.settle(&answer) {
@@ -158,10 +159,12 @@ async fn carry<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
             Err(Lost::Unanswered) if is_reused => {}
             Err(Lost::Unanswered) => {
                 turn.failed();
+                errand.count(None);
                 return Outcome::Failed(Failure::Broken);
             }
             Err(Lost::Failed(failure)) => {
                 turn.failed();
+                errand.count(None);
                 return Outcome::Failed(failure);
             }
             Err(Lost::Gone) => return Outcome::Gone,
@@ -216,11 +219,14 @@ impl Errand<'_> {
         }
     }
 
+    fn count(&self, status: Option<StatusCode>) {
+        self.fetch.claim.upstream().count(status);
+    }
+
     /// Lets what is stored leave in place of the app's answer, where that says so.
     fn settle(&mut self, answer: &relay::Answer) -> Option<Outcome> {
         let fields = answer.head.fields(&answer.buffer);
-        let settled = self.fetch.stale.as_ref()?.settle(&self.worker.shared.cache, answer.head.status, fields)?;
-        self.fetch.unfilled(answer.head.status.is_server_error());
+        let settled = self.fetch.settle(&self.worker.shared.cache, answer.head.status, fields)?;
         Some(self.own(settled))
     }
 

@@ -170,6 +170,8 @@ pub fn route(host: &str, path: &str, to: Target) -> Route {
         compression: Default::default(),
         purge_key: None,
         is_unlisted: false,
+        replaced: Vec::new(),
+        hold: None,
     }
 }
 

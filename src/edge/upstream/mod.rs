@@ -13,9 +13,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::StatusCode;
 use prometheus::IntCounter;
 use tokio::sync::{Notify, watch};
 
+use crate::link::UpstreamTraffic;
 use crate::model::address::Address;
 use crate::model::app::Protocol;
 use crate::model::route::UpstreamId;
@@ -49,6 +51,8 @@ pub struct Upstream {
     draws: Draws,
     ids: Arc<ReplicaIds>,
     ejections: IntCounter,
+    answers: AtomicU64,
+    errors: AtomicU64,
     began: Instant,
     me: Weak<Self>,
 }
@@ -67,6 +71,8 @@ impl Upstream {
             draws: Draws::new(0),
             ids: ids.clone(),
             ejections,
+            answers: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
             began: Instant::now(),
             me: me.clone(),
         });
@@ -120,6 +126,19 @@ impl Upstream {
             let (upstream, address, pause) = (&self.id.0, &replica.address, ejected.pause);
             tracing::warn!(upstream, %address, ?pause, "a replica fails again and again; the others serve for it");
         }
+    }
+
+    /// Counts what its app made of a request: the status, or `None` where it gave no answer.
+    pub fn count(&self, status: Option<StatusCode>) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        if status.is_none_or(|status| status.is_server_error()) {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn traffic(&self) -> UpstreamTraffic {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        UpstreamTraffic { upstream: self.id.clone(), answers: read(&self.answers), errors: read(&self.errors) }
     }
 
     pub fn has_replicas(&self) -> bool {
