@@ -38,6 +38,7 @@ mod serve;
 mod status;
 mod table;
 pub mod travis;
+mod upgrade;
 mod why;
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::edge::Start;
 use crate::link::{Purge, PurgeScope};
 use crate::model::name::{BranchName, Commit, ProjectName, Site};
 use crate::model::user::User;
@@ -80,6 +82,8 @@ enum Verb {
     Check,
     /// Make a running Prime take conf as it is now
     Reload,
+    /// Have the opri that is on disk now serve in place of the one that runs, without a connection noticing
+    Upgrade,
     /// Show what runs
     Status,
     /// Host a project: write its file, deploy it, and say what to tell its CI
@@ -150,6 +154,9 @@ enum Verb {
         state: PathBuf,
         #[arg(long)]
         await_sockets: bool,
+        /// Begins while another edge serves that it is to replace
+        #[arg(long, requires = "await_sockets")]
+        beside: bool,
         /// Whom to become, as UID:GID
         #[arg(long, requires = "await_sockets")]
         user: Option<User>,
@@ -241,6 +248,7 @@ fn run(line: Line) -> Done {
         Verb::Check if check::run(&conf_dir(&common)?, common.json) => Ok(()),
         Verb::Check => Err(Failure::Told(Exit::Failed)),
         Verb::Reload => reload::run(&common),
+        Verb::Upgrade => upgrade::run(&common),
         Verb::Status => status::run(&common),
         Verb::Host { name, repository, main_url } => host::run(&common, &name, &repository, main_url.as_deref()),
         Verb::List => list::run(&common),
@@ -258,7 +266,14 @@ fn run(line: Line) -> Done {
         Verb::Why(request) => why::run(&common, request),
         Verb::Hook { verb } => hook::run(&common, verb),
         Verb::Completions { shell } => completions::run(shell),
-        Verb::Edge { state, await_sockets, user } => serve::edge(state, await_sockets, user),
+        Verb::Edge { state, await_sockets, beside, user } => {
+            let start = match (await_sockets, beside) {
+                (_, true) => Start::Beside,
+                (true, false) => Start::Led,
+                (false, false) => Start::Alone,
+            };
+            serve::edge(state, start, user)
+        }
         Verb::DemoApp => demo::app(),
     }
 }

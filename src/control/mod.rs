@@ -27,10 +27,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::time::timeout;
 
-use crate::link::paths;
+use crate::link::{self, paths};
 use crate::model::deployment::Deployment;
 use crate::report::Fault;
 use certs::Certificate;
@@ -86,15 +86,19 @@ pub enum ServeError {
 }
 
 /// How a control ends.
-enum Ending {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
     /// Edge and apps end with it.
     Stop,
     /// They go on, for the next control to find.
     Leave,
+    /// As `Leave`, and this process begins again, from the file that is on disk now.
+    Again,
 }
 
 /// Runs control until a signal ends it. `ready` is called once everything is served.
-pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(), ServeError> {
+pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<Ending, ServeError> {
+    child::reap_inherited();
     let files = conf::watch(dir.clone()).await;
     let loaded = load(&dir)?;
     let (conf, faults) = (Arc::new(loaded.conf), loaded.faults);
@@ -136,18 +140,21 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     });
     found.take_up(&workshop);
     let reload = Reload::begin(dir.clone(), faults, publish, workshop.clone());
-    let office = open_office(&workshop, found.unfinished, &reload, certificates).await;
+    let again = Arc::new(Notify::new());
+    let office = open_office(&workshop, found.unfinished, &reload, (certificates, again.clone())).await;
     let counter = Counter::new(office.clone(), Hooks::default(), challenges);
     tokio::spawn(web::public::keep_key(counter.clone()));
     tokio::spawn(web::serve(control_socket, web::public::router(counter)));
     tokio::spawn(web::serve(admin_socket, web::admin::router(office.clone())));
 
     ready(&web::admin::status_of(&office).await);
-    match until_ended(files, &reload).await? {
+    tokio::spawn(renew_edge(live));
+    let ending = until_ended(files, &reload, &again).await?;
+    match ending {
         Ending::Stop => stop(&workshop).await,
-        Ending::Leave => tracing::info!("control leaves; edge and apps go on"),
+        Ending::Leave | Ending::Again => tracing::info!("control leaves; edge and apps go on"),
     }
-    Ok(())
+    Ok(ending)
 }
 
 /// Takes up work: what was left unfinished, and whatever is asked from now on.
@@ -155,7 +162,7 @@ async fn open_office(
     workshop: &Arc<Workshop>,
     unfinished: Vec<Deployment>,
     reload: &Reload,
-    certificates: watch::Receiver<Vec<Certificate>>,
+    (certificates, again): (watch::Receiver<Vec<Certificate>>, Arc<Notify>),
 ) -> Arc<Office> {
     let forge = forge();
     tokio::spawn(tell::run(workshop.clone(), forge.clone()));
@@ -169,6 +176,7 @@ async fn open_office(
         reload: reload.clone(),
         rates: Rates::begin(workshop.live.clone()),
         certificates,
+        again,
     })
 }
 
@@ -239,8 +247,18 @@ async fn certify(live: Live, mut certificates: watch::Receiver<Vec<Certificate>>
     }
 }
 
+/// Replaces an edge that was found running and is from another file than this control.
+async fn renew_edge(live: Live) {
+    let view = live.view();
+    if view.edge_was_adopted && view.edge_binary != link::own_binary() {
+        tracing::info!(pid = view.edge_pid, "the edge that runs is from another file; it is replaced");
+        // What came of it is said where it was done.
+        let _ = live.succeed().await;
+    }
+}
+
 /// Reloads conf for SIGHUP and for changed files until a signal ends control.
-async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload) -> Result<Ending, ServeError> {
+async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload, again: &Notify) -> Result<Ending, ServeError> {
     let on = |kind| signal(kind).map_err(ServeError::Signals);
     let (mut hangup, mut interrupt) = (on(SignalKind::hangup())?, on(SignalKind::interrupt())?);
     let (mut terminate, mut leave) = (on(SignalKind::terminate())?, on(SignalKind::user_defined2())?);
@@ -253,6 +271,7 @@ async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload) -> Result
             _ = interrupt.recv() => return Ok(Ending::Stop),
             _ = terminate.recv() => return Ok(Ending::Stop),
             _ = leave.recv() => return Ok(Ending::Leave),
+            () = again.notified() => return Ok(Ending::Again),
         }
     }
 }

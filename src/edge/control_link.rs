@@ -19,13 +19,14 @@ use crate::link::{self, Down, Generation, Message, Receiver, Sender, SiteTraffic
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Certificates, Section, SectionKind, Snapshot};
 
-use super::EdgeError;
 use super::health::Ailing;
 use super::listen::Sockets;
+use super::place::Place;
 use super::routing::Table;
 use super::shared::Shared;
 use super::upstream::Upstream;
 use super::why::why;
+use super::{EdgeError, Start};
 
 /// A control that does not take a report within this is taken for dead.
 const REPORT: Duration = Duration::from_secs(5);
@@ -37,7 +38,11 @@ pub struct ControlLink {
     shared: Arc<Shared>,
     pub sockets: Sockets,
     snapshot: Snapshot,
-    kept: watch::Sender<Snapshot>,
+    /// Where it lies on disk, and the lock that says whose that is.
+    place: Arc<Place>,
+    holds_lock: bool,
+    /// `None` once it is a successor's.
+    kept: Option<watch::Sender<Snapshot>>,
     generation: Generation,
     drains: JoinSet<(Arc<Upstream>, u64)>,
     draining: Vec<Arc<Upstream>>,
@@ -46,6 +51,16 @@ pub struct ControlLink {
     ailing: watch::Receiver<Vec<Ailing>>,
     /// What this control was told of them; `None`: nothing yet.
     unwell: Option<Vec<Unwell>>,
+    is_stopping: bool,
+}
+
+/// How an edge is to end.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    /// How long requests may go on.
+    pub within: Duration,
+    /// Whether another edge accepts from the same sockets.
+    pub has_successor: bool,
 }
 
 impl ControlLink {
@@ -54,14 +69,16 @@ impl ControlLink {
     pub async fn start(
         sockets: Sockets,
         snapshot: Snapshot,
-        binds: bool,
+        (place, start): (Place, Start),
         (kept, ailing): (watch::Sender<Snapshot>, watch::Receiver<Vec<Ailing>>),
     ) -> Result<Self, EdgeError> {
         let mut link = Self {
             shared: sockets.shared().clone(),
             sockets,
             snapshot: Snapshot::default(),
-            kept,
+            place: Arc::new(place),
+            holds_lock: start != Start::Beside,
+            kept: Some(kept),
             generation: 0,
             drains: JoinSet::new(),
             draining: Vec::new(),
@@ -69,8 +86,9 @@ impl ControlLink {
             said: Vec::new(),
             ailing,
             unwell: None,
+            is_stopping: false,
         };
-        if !binds {
+        if start != Start::Alone {
             // Control says everything before it hands over a socket; until then the last snapshot is only kept.
             link.snapshot = snapshot;
             return Ok(link);
@@ -91,8 +109,8 @@ impl ControlLink {
         Ok(link)
     }
 
-    /// Obeys until control says stop; how long requests may take then.
-    pub async fn run(&mut self, listener: &UnixListener) -> Duration {
+    /// Obeys until control says stop. What is left to do then may be done meanwhile by calling it again.
+    pub async fn run(&mut self, listener: &UnixListener) -> Stop {
         let mut tick = interval(TRAFFIC);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -105,7 +123,9 @@ impl ControlLink {
                     }
                 },
                 message = next(&mut self.control) => match message {
-                    Some(Message { message: Down::Stop { within }, .. }) => return within,
+                    Some(Message { message: Down::Stop { within, has_successor }, .. }) => {
+                        return Stop { within, has_successor };
+                    }
                     Some(message) => self.obey(message).await,
                     None => self.control = None,
                 },
@@ -113,6 +133,7 @@ impl ControlLink {
                     Ok((upstream, cut)) => self.drained(&upstream, cut).await,
                     Err(error) => tracing::error!(%error, "a drain broke off"),
                 },
+                () = self.place.own(), if self.may_own() => self.own().await,
                 Ok(()) = self.ailing.changed() => self.tell_unwell().await,
                 _ = tick.tick(), if self.control.is_some() => self.tell_traffic().await,
             }
@@ -128,6 +149,8 @@ impl ControlLink {
             pid: std::process::id(),
             generation: self.generation,
             listeners: self.sockets.listeners(),
+            binary: link::own_binary(),
+            is_stopping: self.is_stopping,
         };
         let Some((sender, _)) = &mut self.control else { return };
         if !matches!(timeout(REPORT, sender.send(&hello, &self.sockets.descriptors())).await, Ok(Ok(()))) {
@@ -151,11 +174,7 @@ impl ControlLink {
                 }
                 self.report(Up::Applied { generation, kind, fault }).await;
                 // Nobody waits for the disk.
-                self.kept.send_if_modified(|kept| {
-                    let is_new = *kept != self.snapshot;
-                    kept.clone_from(&self.snapshot);
-                    is_new
-                });
+                self.keep_snapshot();
             }
             Down::Purge { token, purge } => {
                 self.shared.cache.purge(&purge);
@@ -174,6 +193,48 @@ impl ControlLink {
         }
     }
 
+    /// Whether the lock of the edge before is waited for. Who listens nowhere may never come to serve.
+    fn may_own(&self) -> bool {
+        !self.holds_lock && !self.is_stopping && !self.sockets.is_empty()
+    }
+
+    /// The edge before is gone, or has let go: what it wrote is this edge's from now on.
+    async fn own(&mut self) {
+        self.holds_lock = true;
+        let disk = self.shared.settings.load().cache.disk;
+        self.keep_on_disk(disk).await;
+        self.keep_snapshot();
+    }
+
+    fn keep_snapshot(&self) {
+        let Some(kept) = self.kept.as_ref().filter(|_| self.holds_lock) else { return };
+        kept.send_if_modified(|kept| {
+            let is_new = *kept != self.snapshot;
+            kept.clone_from(&self.snapshot);
+            is_new
+        });
+    }
+
+    pub fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// Lets control connect from now on.
+    pub fn listen(&self) -> io::Result<UnixListener> {
+        self.place.listen()
+    }
+
+    /// Begins to stop. To a successor what is kept on disk is left at once.
+    pub fn stop(&mut self, stop: Stop) {
+        self.is_stopping = true;
+        self.sockets.close(stop.has_successor);
+        self.shared.stop(stop.has_successor);
+        if stop.has_successor {
+            self.holds_lock = false;
+            self.kept = None;
+        }
+    }
+
     /// Makes a section hold for every request that starts later.
     async fn apply(&mut self, section: Section, descriptors: Vec<OwnedFd>) -> Result<(), String> {
         let shared = &self.shared;
@@ -181,7 +242,9 @@ impl ControlLink {
             Section::Settings(settings) => {
                 shared.settings.store(Arc::new(settings.clone()));
                 shared.cache.resize(settings.cache.memory);
-                self.keep_on_disk(settings.cache.disk).await;
+                if self.holds_lock {
+                    self.keep_on_disk(settings.cache.disk).await;
+                }
                 shared.access_log.configure(settings.access_log);
                 None
             }

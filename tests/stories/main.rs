@@ -33,4 +33,5 @@ mod serving;
 mod surviving;
 mod swapping;
 mod two_ways;
+mod upgrading;
 mod why;

@@ -42,6 +42,28 @@ impl World {
         self.dir.path()
     }
 
+    /// The program that Prime is started from: the one that was built, or the one that lies in this world.
+    pub fn binary(&self) -> PathBuf {
+        let own = self.path().join("opri");
+        if own.exists() { own } else { PathBuf::from(env!("CARGO_BIN_EXE_opri")) }
+    }
+
+    /// Puts a program of its own into this world, or another in place of that one: a copy of what was built.
+    pub fn install(&self) {
+        let aside = self.path().join("opri.new");
+        fs::copy(env!("CARGO_BIN_EXE_opri"), &aside).unwrap();
+        fs::rename(aside, self.path().join("opri")).unwrap();
+    }
+
+    /// As `install`, with a shell script.
+    pub fn install_script(&self, lines: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let aside = self.path().join("opri.new");
+        fs::write(&aside, format!("#!/bin/sh\n{lines}\n")).unwrap();
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(aside, self.path().join("opri")).unwrap();
+    }
+
     /// A repository `acme/<name>` with the story app on its master branch.
     pub fn repo(&self, name: &str) -> Repo {
         let repo = self.empty_repo(name);
@@ -183,7 +205,7 @@ impl Prime<'_> {
     /// Starts `opri serve`, and waits until it answers.
     pub fn start(&self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
-        let child = opri()
+        let child = Command::new(self.world.binary())
             .args(["serve", "--conf"])
             .arg(self.world.path().join("conf"))
             .current_dir(self.world.path())
@@ -231,6 +253,22 @@ impl Prime<'_> {
     pub fn status(&self) -> Value {
         let output = self.opri(&["status", "--json"]);
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    pub fn control_pid(&self) -> u32 {
+        self.control.borrow().as_ref().unwrap().id()
+    }
+
+    /// The edges of this Prime that run: the one that serves, and those that finish.
+    pub fn edge_pids(&self) -> Vec<u32> {
+        let state = format!("edge\0--state\0{}", self.world.path().join("state").display());
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let is_edge = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&state)
+        };
+        pids.filter(is_edge).collect()
     }
 
     pub fn edge_pid(&self) -> u64 {
@@ -466,8 +504,8 @@ impl Drop for Prime<'_> {
             let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.contains(&self.world.path().display().to_string())
         };
-        if let Some(pid) = edge.filter(is_ours) {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        for pid in edge.filter(is_ours).into_iter().chain(self.edge_pids().into_iter().map(i64::from)) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
         }
         for pid in self.app_pids() {
             let _ = Command::new("kill").args(["-9", "--", &format!("-{pid}")]).stderr(Stdio::null()).status();

@@ -8,22 +8,24 @@ use tokio::sync::oneshot;
 
 use crate::model::route::UpstreamId;
 
-/// The drains of one edge.
+/// The drains of all edges.
 #[derive(Debug, Default)]
 pub struct Drains {
-    /// As the edge said last. It says so before it says that the routes hold that began a drain.
-    under_way: Vec<UpstreamId>,
+    /// As each edge said last, by its pid. It says so before it says that the routes hold that began a drain.
+    under_way: HashMap<u32, Vec<UpstreamId>>,
+    /// How many requests were cut where the drain is over, while it is not everywhere.
+    cut: HashMap<UpstreamId, u64>,
     askers: HashMap<UpstreamId, Vec<oneshot::Sender<u64>>>,
 }
 
 impl Drains {
-    pub fn are(&mut self, under_way: Vec<UpstreamId>) {
-        self.under_way = under_way;
+    pub fn are(&mut self, edge: u32, under_way: Vec<UpstreamId>) {
+        self.under_way.insert(edge, under_way);
     }
 
-    /// Answers with how many requests were cut, once the drain is over: at once where there is none.
+    /// Answers with how many requests were cut, once the drain is over in every edge: at once where there is none.
     pub fn ask(&mut self, upstream: UpstreamId, reply: oneshot::Sender<u64>) {
-        if self.under_way.contains(&upstream) {
+        if self.is_under_way(&upstream) {
             self.askers.entry(upstream).or_default().push(reply);
         } else {
             let _ = reply.send(0);
@@ -31,11 +33,33 @@ impl Drains {
     }
 
     /// The edge tells the end of a drain before it tells what still drains; an asker may come between the two.
-    pub fn end(&mut self, upstream: &UpstreamId, cut: u64) {
-        self.under_way.retain(|other| other != upstream);
+    pub fn end(&mut self, edge: u32, upstream: &UpstreamId, cut: u64) {
+        if let Some(under_way) = self.under_way.get_mut(&edge) {
+            under_way.retain(|other| other != upstream);
+        }
+        *self.cut.entry(upstream.clone()).or_default() += cut;
+        self.answer(upstream);
+    }
+
+    /// This edge is no more, and neither is what drained in it.
+    pub fn gone(&mut self, edge: u32) {
+        for upstream in self.under_way.remove(&edge).unwrap_or_default() {
+            self.answer(&upstream);
+        }
+    }
+
+    fn answer(&mut self, upstream: &UpstreamId) {
+        if self.is_under_way(upstream) {
+            return;
+        }
+        let cut = self.cut.remove(upstream).unwrap_or(0);
         for reply in self.askers.remove(upstream).unwrap_or_default() {
             let _ = reply.send(cut);
         }
+    }
+
+    fn is_under_way(&self, upstream: &UpstreamId) -> bool {
+        self.under_way.values().any(|under_way| under_way.contains(upstream))
     }
 }
 
@@ -55,11 +79,24 @@ mod tests {
         let mut drains = Drains::default();
         assert_eq!(asked(&mut drains, &old).try_recv(), Ok(0), "nothing drains");
 
-        drains.are(vec![old.clone()]);
+        drains.are(1, vec![old.clone()]);
         let mut early = asked(&mut drains, &old);
         assert!(early.try_recv().is_err(), "it drains");
-        drains.end(&old, 3);
+        drains.end(1, &old, 3);
         assert_eq!(early.try_recv(), Ok(3));
         assert_eq!(asked(&mut drains, &old).try_recv(), Ok(0), "between the end and the next list");
+    }
+    #[test]
+    fn a_drain_is_over_when_it_is_in_every_edge() {
+        let old = UpstreamId("shop/master#1".to_owned());
+        let mut drains = Drains::default();
+        (1..=3).for_each(|edge| drains.are(edge, vec![old.clone()]));
+        let mut asker = asked(&mut drains, &old);
+        drains.end(2, &old, 1);
+        drains.gone(3);
+        assert!(asker.try_recv().is_err(), "the first still drains");
+        drains.end(1, &old, 2);
+        assert_eq!(asker.try_recv(), Ok(3));
+        assert_eq!(asked(&mut drains, &old).try_recv(), Ok(0));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::world::{App, PATIENCE, Visitor, World, eventually, limits, route, to, upstream};
-use crate::edge::{Options, run};
+use crate::edge::{Options, Start, run};
 use crate::link::{Up, paths};
 use crate::model::machine::Listeners;
 use crate::model::route::{Target, UpstreamId};
@@ -182,11 +182,11 @@ async fn the_edge_goes_on_without_control_and_starts_from_what_it_kept() {
     visitor.send("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
     assert_eq!(visitor.answer().await.body, "one");
     drop(visitor);
-    let second = run(Options { state_dir: directory.path().to_owned(), await_sockets: false }).await;
+    let second = run(Options { state_dir: directory.path().to_owned(), start: Start::Alone }).await;
     assert!(second.is_err_and(|error| error.to_string().contains("another edge runs")));
     edge.abort();
     assert!(edge.await.is_err());
-    let again = tokio::spawn(run(Options { state_dir: directory.path().to_owned(), await_sockets: false }));
+    let again = tokio::spawn(run(Options { state_dir: directory.path().to_owned(), start: Start::Alone }));
     eventually(async || {
         let mut visitor = Visitor::over(Box::new(tokio::net::TcpStream::connect(http).await.ok()?));
         visitor.send("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
