@@ -38,6 +38,7 @@ use certs::challenge::Challenges;
 use certs::renew::{self, Wanted};
 use conf::{Conf, Loaded};
 use deploy::desk::Desk;
+use deploy::drains::Drains;
 use deploy::history::History;
 use deploy::look::Looker;
 use deploy::{DeployError, Workshop, look_around, tell};
@@ -134,6 +135,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<End
         observed: observed.clone(),
         conf: conf_seen,
         state_dir,
+        drains: Drains::default(),
         builds: Semaphore::new(conf.machine.build.parallel),
         progress: broadcast::channel(PROGRESS).0,
         stopping: watch::Sender::new(false),

@@ -11,11 +11,12 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::link::keys::Keys;
 use crate::link::paths;
 use crate::link::{self, Down, Generation, Message, Receiver, Sender, SiteTraffic, Unwell, Up};
+use crate::model::address::Address;
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Certificates, Section, SectionKind, Snapshot};
 
@@ -32,6 +33,8 @@ use super::{EdgeError, Start};
 const REPORT: Duration = Duration::from_secs(5);
 /// How long the cache on disk is waited for.
 const OPENING: Duration = Duration::from_secs(5);
+/// A control that starts an edge comes at once, or is gone.
+const FORLORN: Duration = Duration::from_secs(30);
 const TRAFFIC: Duration = Duration::from_secs(1);
 
 pub struct ControlLink {
@@ -52,6 +55,8 @@ pub struct ControlLink {
     /// What this control was told of them; `None`: nothing yet.
     unwell: Option<Vec<Unwell>>,
     is_stopping: bool,
+    /// Until when an edge that was started beside another waits for the control that did so.
+    forlorn: Option<Instant>,
 }
 
 /// How an edge is to end.
@@ -87,6 +92,7 @@ impl ControlLink {
             ailing,
             unwell: None,
             is_stopping: false,
+            forlorn: (start == Start::Beside).then(|| Instant::now() + FORLORN),
         };
         if start != Start::Alone {
             // Control says everything before it hands over a socket; until then the last snapshot is only kept.
@@ -133,6 +139,7 @@ impl ControlLink {
                     Ok((upstream, cut)) => self.drained(&upstream, cut).await,
                     Err(error) => tracing::error!(%error, "a drain broke off"),
                 },
+                () = until(self.forlorn) => return Stop { within: Duration::ZERO, has_successor: false },
                 () = self.place.own(), if self.may_own() => self.own().await,
                 Ok(()) = self.ailing.changed() => self.tell_unwell().await,
                 _ = tick.tick(), if self.control.is_some() => self.tell_traffic().await,
@@ -142,6 +149,7 @@ impl ControlLink {
 
     async fn greet(&mut self, stream: UnixStream) {
         self.control = Some(link::split(stream));
+        self.forlorn = None;
         self.said = Vec::new();
         self.unwell = None;
         let hello = Up::Hello {
@@ -232,6 +240,13 @@ impl ControlLink {
         if stop.has_successor {
             self.holds_lock = false;
             self.kept = None;
+            // Here nobody else would tell what is routed that its time is over.
+            for routed in self.shared.table.load().upstreams.values().cloned() {
+                tokio::spawn(async move {
+                    tokio::time::sleep(routed.drain_long).await;
+                    routed.upstream.cut();
+                });
+            }
         }
     }
 
@@ -264,7 +279,7 @@ impl ControlLink {
                 for routed in gone {
                     self.draining.push(routed.upstream.clone());
                     self.drains.spawn(async move {
-                        let cut = routed.upstream.drain(routed.drain).await;
+                        let cut = routed.upstream.drain(routed.drain, routed.drain_long).await;
                         (routed.upstream, cut)
                     });
                 }
@@ -301,11 +316,21 @@ impl ControlLink {
 
     async fn drained(&mut self, upstream: &Arc<Upstream>, cut: u64) {
         self.draining.retain(|other| !Arc::ptr_eq(other, upstream));
-        // The same release may have been routed anew meanwhile: then it is not to be stopped.
-        if !self.is_routed(&upstream.id) {
-            self.report(Up::Drained { upstream: upstream.id.clone(), cut }).await;
+        // The same replicas may have been routed anew meanwhile: then they are not to be stopped.
+        if !self.addresses(upstream).is_empty() {
+            let addresses = self.addresses(upstream);
+            self.report(Up::Drained { upstream: upstream.id.clone(), addresses, cut }).await;
         }
         self.tell_draining().await;
+    }
+
+    /// The replicas of an upstream that drains, but for those that are routed anew.
+    fn addresses(&self, upstream: &Upstream) -> Vec<Address> {
+        let table = self.shared.table.load();
+        let routed = table.upstreams.get(&upstream.id).map(|routed| routed.upstream.replicas());
+        let is_routed = |address: &Address| routed.iter().flat_map(|all| all.iter()).any(|one| one.address == *address);
+        let addresses = upstream.replicas().iter().map(|replica| replica.address.clone()).collect::<Vec<_>>();
+        addresses.into_iter().filter(|address| !is_routed(address)).collect()
     }
 
     fn is_routed(&self, id: &UpstreamId) -> bool {
@@ -315,7 +340,8 @@ impl ControlLink {
     async fn tell_draining(&mut self) {
         let ids = self.draining.iter().map(|upstream| upstream.id.clone());
         let upstreams = ids.filter(|id| !self.is_routed(id)).collect();
-        self.report(Up::Draining { upstreams }).await;
+        let addresses = self.draining.iter().flat_map(|upstream| self.addresses(upstream)).collect();
+        self.report(Up::Draining { upstreams, addresses }).await;
     }
 
     /// Those that are routed: the health checks may not know yet who is there no more.
@@ -351,6 +377,13 @@ impl ControlLink {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => self.control = None,
         }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

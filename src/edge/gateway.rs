@@ -208,13 +208,16 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> Result<()> {
         let is_last = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(turn) = journey.turn.as_ref().filter(|_| is_last) {
             turn.worked();
+            if let Some(visit) = Visit::of(session.digest()) {
+                visit.answer();
+            }
         }
         if response.status.is_informational() {
             return Ok(());

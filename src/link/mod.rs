@@ -86,10 +86,15 @@ pub enum Up {
     /// of the routing that begins a drain: an upstream that is neither routed nor here is drained.
     Draining {
         upstreams: Vec<UpstreamId>,
+        /// Their replicas: a release that is routed anew has others, and these drain beside them.
+        #[serde(default)]
+        addresses: Vec<Address>,
     },
-    /// One upstream has drained; `cut` requests were still running when its time was over.
+    /// One upstream has drained; `cut` requests were still running when their time was over.
     Drained {
         upstream: UpstreamId,
+        #[serde(default)]
+        addresses: Vec<Address>,
         cut: u64,
     },
     Purged {

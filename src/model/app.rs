@@ -15,6 +15,8 @@ pub struct AppWish {
     pub replicas: Option<u16>,
     pub health: HealthWish,
     pub drain: Option<Duration>,
+    pub drain_long: Option<Duration>,
+    pub drain_max: Option<u16>,
     pub dockerfile: Option<String>,
     pub release: Option<String>,
     pub build: Option<String>,
@@ -62,8 +64,14 @@ pub struct AppSpec {
     pub protocol: Protocol,
     pub replicas: u16,
     pub health: HealthCheck,
-    /// How long requests in flight may go on with a release that was replaced.
+    /// How long a release that was replaced may take to begin the answers to requests in flight.
     pub drain: Duration,
+    /// How long answers that have begun may go on with it: WebSockets, event streams, downloads.
+    #[serde(default = "drain_long")]
+    pub drain_long: Duration,
+    /// How many replaced releases of a site may go on for that at once.
+    #[serde(default = "drain_max")]
+    pub drain_max: u16,
     /// Relative to the repository's root.
     pub dockerfile: String,
     /// Run once a deployment, before the swap; its failure ends the deployment.
@@ -111,6 +119,8 @@ impl AppWish {
                 timeout: self.health.timeout.or(other.health.timeout),
             },
             drain: self.drain.or(other.drain),
+            drain_long: self.drain_long.or(other.drain_long),
+            drain_max: self.drain_max.or(other.drain_max),
             dockerfile: self.dockerfile.or(other.dockerfile),
             release: self.release.or(other.release),
             build: self.build.or(other.build),
@@ -134,6 +144,8 @@ impl AppWish {
                 timeout: self.health.timeout.unwrap_or(Duration::from_secs(60)),
             },
             drain: self.drain.unwrap_or(Duration::from_secs(30)),
+            drain_long: self.drain_long.unwrap_or_else(drain_long),
+            drain_max: self.drain_max.unwrap_or_else(drain_max),
             dockerfile: self.dockerfile.unwrap_or_else(|| "Dockerfile".to_owned()),
             release: self.release,
             build: self.build,
@@ -142,6 +154,15 @@ impl AppWish {
             services: self.services.unwrap_or_default(),
         }
     }
+}
+
+/// Half an hour, unless somebody wishes otherwise.
+pub fn drain_long() -> Duration {
+    Duration::from_secs(30 * 60)
+}
+
+fn drain_max() -> u16 {
+    5
 }
 
 #[cfg(test)]
@@ -163,9 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn a_specification_stored_before_there_was_a_choice_speaks_http_1() {
+    fn a_specification_stored_before_there_was_a_choice_has_the_defaults() {
         let mut stored = serde_json::to_value(AppWish::default().settle()).unwrap();
-        assert_eq!(stored.as_object_mut().unwrap().remove("protocol"), Some("http1".into()));
-        assert_eq!(serde_json::from_value::<AppSpec>(stored).unwrap().protocol, Protocol::Http1);
+        let fields = stored.as_object_mut().unwrap();
+        assert_eq!(fields.remove("protocol"), Some("http1".into()));
+        assert!(fields.remove("drain_long").is_some() && fields.remove("drain_max").is_some());
+        let stored = serde_json::from_value::<AppSpec>(stored).unwrap();
+        assert_eq!((stored.protocol, stored.drain_long.as_secs(), stored.drain_max), (Protocol::Http1, 1800, 5));
     }
 }

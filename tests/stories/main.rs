@@ -1,6 +1,7 @@
 //! The promises of the product, told against the real binary: one file a subject.
 
 mod http;
+mod long_lived;
 mod visitors;
 mod world;
 
@@ -13,6 +14,7 @@ mod collapsing;
 mod compressing;
 mod deploying;
 mod docker;
+mod draining;
 mod forges;
 mod full_disk;
 mod grpc;

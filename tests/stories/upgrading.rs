@@ -2,16 +2,9 @@
 
 use std::path::Path;
 
-use ::http::{Request, StatusCode};
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use crate::http;
+use crate::long_lived::WebSocket;
 use crate::visitors::{Visitors, Way};
-use crate::world::{Prime, Repo, World};
+use crate::world::{Prime, Repo, World, story_app};
 
 /// How often the edge is replaced: three times, or as often as `OPRI_UPGRADES` says.
 fn upgrades() -> usize {
@@ -55,6 +48,149 @@ fn the_edge_is_replaced_again_and_again_under_visitors_of_every_kind() {
     assert_eq!(children_that_ended(prime.control_pid()), 0);
 }
 
+#[test]
+fn a_binary_that_ends_hangs_or_refuses_never_takes_over() {
+    let world = World::new();
+    world.install();
+    let (prime, shop) = begin(&world);
+    let edge = serving(&prime);
+    let visitors = Visitors::come_by(&Way::ALL, &prime, 8, ("shop.test", "page"));
+    let refusing = format!("exec {} refusing-edge \"$@\"", story_app().display());
+    for (script, why) in [
+        ("echo the reason why it ends; exit 3", "the reason why it ends"),
+        ("sleep 1000", "did not answer within 10 s"),
+        (refusing.as_str(), "this conf is not for me"),
+    ] {
+        world.install_script(script);
+        let output = prime.opri(&["upgrade"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(why) && said.contains("the edge that serves goes on"), "{script}: {said}");
+        assert_eq!(serving(&prime), edge, "{script}");
+        visitors.ask_more(100);
+        prime.until("nothing is left of it", || prime.edge_pids() == [edge] && sockets(&world) == ["edge.sock"]);
+    }
+    // What serves can still be changed, and a binary that is well can still take over.
+    shop.commit("page 2");
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "page 2");
+    world.install();
+    prime.does(&["upgrade"]);
+    assert_ne!(serving(&prime), edge);
+    visitors.ask_more(100);
+    visitors.go().is_flawless();
+}
+
+#[test]
+fn a_newer_binary_takes_the_place_of_edge_and_control() {
+    let world = World::new();
+    world.install();
+    let (prime, shop) = begin(&world);
+    let (edge, control, apps) = (serving(&prime), prime.control_pid(), prime.app_pids());
+    let binary = prime.status()["binary"].clone();
+    let visitors = Visitors::come_by(&Way::ALL, &prime, 8, ("shop.test", "page"));
+    world.install();
+    let said = prime.does(&["upgrade"]);
+    assert!(said.contains(&format!("control {} (pid {control}) goes on", env!("CARGO_PKG_VERSION"))), "{said}");
+    assert_ne!(prime.status()["binary"], binary);
+    let renewed = serving(&prime);
+    assert_ne!(renewed, edge);
+    assert_eq!(prime.app_pids(), apps);
+    // The next upgrade finds nothing newer for control.
+    prime.does(&["upgrade"]);
+    visitors.ask_more(100);
+    // Children of the control before are this one's, and are reaped.
+    shop.commit("page 2");
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "page 2");
+    prime.until("the app before is gone", || prime.app_pids().len() == 1);
+    visitors.go().is_flawless();
+    prime.until("no edge is left but one", || prime.edge_pids() == [serving(&prime)]);
+    prime.until("nobody is left unreaped", || children_that_ended(control) == 0);
+}
+
+#[test]
+fn a_control_from_another_file_replaces_the_edge_that_it_finds() {
+    let world = World::new();
+    world.install();
+    let (prime, _) = begin(&world);
+    let edge = serving(&prime);
+    let visitors = Visitors::come_by(&Way::ALL, &prime, 8, ("shop.test", "page"));
+    prime.signal("USR2");
+    prime.control_ends();
+    world.install();
+    prime.start();
+    prime.until("another edge serves", || serving(&prime) != edge);
+    visitors.ask_more(100);
+    visitors.go().is_flawless();
+    prime.until("the one before is gone", || prime.edge_pids() == [serving(&prime)]);
+}
+
+#[test]
+fn a_control_that_dies_in_the_midst_of_an_upgrade_leaves_nothing_unsettled() {
+    let world = World::new();
+    world.install();
+    let (prime, shop) = begin(&world);
+    let (edge, hold) = (serving(&prime), world.path().join("hold"));
+    let visitors = Visitors::come_by(&Way::ALL, &prime, 8, ("shop.test", "page"));
+    // The new edge comes up only after the control that started it is gone.
+    std::fs::write(&hold, "").unwrap();
+    let real = world.path().join("opri.real");
+    std::fs::copy(world.binary(), &real).unwrap();
+    let wait = format!("while test -e {}; do sleep 0.02; done", hold.display());
+    world.install_script(&format!("{wait}; exec {} \"$@\"", real.display()));
+    let upgrading = prime.begin_opri(&["upgrade"]);
+    prime.until("the new edge is started", || prime.edge_pids().len() == 2);
+    prime.kill_control();
+    std::fs::remove_file(&hold).unwrap();
+    assert!(!upgrading.wait_with_output().unwrap().status.success());
+    prime.until("the new edge can be reached", || sockets(&world).len() == 2);
+    world.install();
+    prime.start();
+    prime.until("one edge is left", || prime.edge_pids() == [serving(&prime)] && sockets(&world) == ["edge.sock"]);
+    visitors.ask_more(100);
+
+    // One that finishes is found again, and goes on until what it began is over.
+    let before = serving(&prime);
+    let mut socket = WebSocket::open(&prime, "shop.test");
+    prime.does(&["upgrade"]);
+    assert!(before != edge || prime.edge_pids().len() == 2);
+    prime.kill_control();
+    prime.start();
+    shop.commit("page 2");
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "page 2");
+    assert_eq!(socket.echoes("hello"), "hello");
+    visitors.go().is_flawless();
+    drop(socket);
+    prime.until("one edge and one app are left", || {
+        prime.edge_pids() == [serving(&prime)] && sockets(&world) == ["edge.sock"] && prime.app_pids().len() == 1
+    });
+}
+
+#[test]
+fn any_number_of_listeners_is_handed_on() {
+    for count in [33, 300] {
+        let world = World::new();
+        let shop = world.repo("shop");
+        shop.commit("page");
+        let many = vec!["\"127.0.0.1:0\""; count].join(", ");
+        let prime = world.prime().hosting(&shop, "").listening(&format!("proxied_http = [{many}]\n")).start();
+        let addresses = || prime.status()["listeners"]["proxied_http"].as_array().unwrap().clone();
+        let before = addresses();
+        assert_eq!(before.len(), count);
+        prime.does(&["upgrade"]);
+        assert_eq!(addresses(), before);
+        prime.until("one edge is left", || prime.edge_pids() == [serving(&prime)]);
+        let lines = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let listens = |address: &serde_json::Value| {
+            let port: u16 = address.as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+            lines.contains(&format!(":{port:04X} 00000000:0000 0A"))
+        };
+        assert!(before.iter().all(listens));
+    }
+}
+
 /// The pid of the edge that serves now.
 fn serving(prime: &Prime<'_>) -> u32 {
     prime.status()["edge"]["pid"].as_u64().unwrap().try_into().unwrap()
@@ -81,40 +217,4 @@ fn children_that_ended(pid: u32) -> usize {
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
     };
     children.split_whitespace().filter(is_zombie).count()
-}
-
-/// A connection that an app echoes.
-struct WebSocket<'p> {
-    prime: &'p Prime<'p>,
-    stream: TokioIo<Upgraded>,
-}
-
-impl<'p> WebSocket<'p> {
-    fn open(prime: &'p Prime<'p>, host: &str) -> Self {
-        let stream = prime.world.runtime.block_on(async {
-            let mut sender = http::http1(http::tcp(prime.address("http")).await?).await?;
-            let request = Request::get("/ws")
-                .header("host", host)
-                .header("connection", "Upgrade")
-                .header("upgrade", "websocket")
-                .header("sec-websocket-version", "13")
-                .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-                .body(Full::<Bytes>::default())
-                .unwrap();
-            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-            assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
-            hyper::upgrade::on(response).await.map_err(|error| error.to_string())
-        });
-        Self { prime, stream: TokioIo::new(stream.unwrap()) }
-    }
-
-    fn echoes(&mut self, text: &str) -> String {
-        let mut back = vec![0; text.len()];
-        let echoed = self.prime.world.runtime.block_on(async {
-            self.stream.write_all(text.as_bytes()).await?;
-            self.stream.read_exact(&mut back).await
-        });
-        echoed.unwrap_or_else(|error| panic!("{error}\n{}", self.prime.logs()));
-        String::from_utf8(back).unwrap()
-    }
 }

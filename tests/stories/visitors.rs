@@ -30,10 +30,6 @@ impl Tally {
         self.failures.lock().unwrap().len()
     }
 
-    pub fn failures(&self) -> Vec<String> {
-        self.failures.lock().unwrap().clone()
-    }
-
     pub fn is_flawless(&self) {
         let (failed, requests) = (self.failed(), self.requests.load(Ordering::Relaxed));
         let failures = self.failures.lock().unwrap();

@@ -292,6 +292,14 @@ impl Prime<'_> {
         opri().args(arguments).arg("--conf").arg(conf).current_dir(self.world.path()).output().unwrap()
     }
 
+    /// A verb that goes on beside the story.
+    pub fn begin_opri(&self, arguments: &[&str]) -> Child {
+        let conf = self.world.path().join("conf");
+        let mut verb = opri();
+        verb.args(arguments).arg("--conf").arg(conf).current_dir(self.world.path());
+        verb.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     /// A verb that must do its work; tells what it printed.
     pub fn does(&self, arguments: &[&str]) -> String {
         let output = self.opri(arguments);
@@ -544,7 +552,7 @@ fn find_pid(value: &Value) -> Option<i32> {
     }
 }
 
-fn story_app() -> PathBuf {
+pub fn story_app() -> PathBuf {
     let opri = PathBuf::from(env!("CARGO_BIN_EXE_opri"));
     let app = opri.parent().unwrap().join("examples/story-app");
     assert!(app.exists(), "{} is missing: `cargo test` builds it", app.display());

@@ -6,6 +6,7 @@
 //! has been.
 
 pub mod desk;
+pub mod drains;
 mod gate;
 pub mod history;
 pub mod look;
@@ -25,11 +26,14 @@ use crate::control::observe::Observed;
 use crate::control::runtime::{Runtime, RuntimeError};
 use crate::control::source::{Source, SourceError};
 use crate::control::store::StoreError;
+use crate::model::address::Address;
+use crate::model::app::AppSpec;
 use crate::model::deployment::{Deployment, DeploymentId};
 use crate::model::name::{Commit, ProjectName, Site};
 use crate::model::project::Project;
 use crate::model::release::Release;
 
+use drains::Drains;
 use gate::GateError;
 use history::History;
 
@@ -84,6 +88,8 @@ pub struct Workshop {
     pub observed: Observed,
     pub conf: watch::Receiver<Arc<Conf>>,
     pub state_dir: PathBuf,
+    /// What was replaced and goes on for whoever it answers.
+    pub drains: Drains,
     /// As many as builds may run at once.
     pub builds: Semaphore,
     pub progress: broadcast::Sender<Deployment>,
@@ -102,6 +108,16 @@ impl Workshop {
         tokio::select! {
             () = work => {}
             _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+    }
+
+    /// Waits until replicas that were replaced answer nobody any more, their time is over, or too many others were replaced
+    /// since; tells how many requests did not end by themselves.
+    async fn drained(&self, site: &Site, replicas: Vec<Address>, app: &AppSpec) -> u64 {
+        let place = self.drains.join(site, app.drain_max);
+        tokio::select! {
+            cut = self.live.drained(replicas, app.drain.max(app.drain_long)) => cut,
+            () = place.lost() => 1,
         }
     }
 

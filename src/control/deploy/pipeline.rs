@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::history::{ActiveRecord, Placed};
 use super::{DeployError, Workshop, host_of, supervise};
@@ -26,6 +27,8 @@ const MANIFEST: &str = "opri.toml";
 const LAST_WORDS: usize = 15;
 /// How long a replica may take to end after SIGTERM once nobody asks it any more.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// What a drain takes beyond its time until what is left of it is known to go on.
+const SETTLED: Duration = Duration::from_secs(2);
 /// After so many a deployment is not begun again.
 const INTERRUPTIONS: u32 = 3;
 
@@ -322,7 +325,10 @@ impl Behind {
     async fn drain(mut self, number: u64, old: Option<Release>, before: Option<ActiveRecord>) {
         let since = Instant::now();
         if let (Some(old), Some(before)) = (old, before) {
-            retire(&self.workshop, &old, &before).await;
+            let (workshop, drain) = (self.workshop.clone(), old.app.drain);
+            // What goes on for longer goes on behind, and is no part of the deployment any more.
+            let retiring = tokio::spawn(async move { retire(&workshop, &old, &before).await });
+            let _ = timeout(drain + SETTLED, retiring).await;
         }
         self.workshop.observed.stage_took(Stage::Draining, since.elapsed());
         self.deployment.stage = Stage::Done;
@@ -333,9 +339,10 @@ impl Behind {
 
 /// Waits for the last request of a release that was replaced, then stops it.
 async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
-    let cut = workshop.live.drained(old.upstream(), old.app.drain).await;
+    let addresses = before.replicas.iter().map(|placed| placed.address.clone()).collect();
+    let cut = workshop.drained(&old.site, addresses, &old.app).await;
     if cut > 0 {
-        tracing::warn!(release = old.name(), site = %old.site, cut, "requests were cut at the end of the drain");
+        tracing::warn!(release = old.name(), site = %old.site, cut, "requests did not end by themselves in the drain");
     }
     stop_replicas(workshop, before).await;
 }
@@ -378,7 +385,11 @@ async fn prune(workshop: &Workshop, site: &Site) {
     else {
         return;
     };
-    for release in prunable(releases, active.map(|active| active.release), keep) {
+    // What drains is still needed by those whom it answers.
+    let Ok(running) = workshop.runtime.running().await else { return };
+    let runs = |release: &Release| running.iter().any(|one| one.site == *site && one.release == release.number);
+    let prunable = prunable(releases, active.map(|active| active.release), keep);
+    for release in prunable.into_iter().filter(|release| !runs(release)) {
         match workshop.history.forget(&release).await {
             Ok(()) => {
                 workshop.live.forget(release.upstream()).await;
@@ -407,6 +418,7 @@ pub fn serving(release: &Release, active: &ActiveRecord) -> Active {
         replicas: active.replicas.iter().map(|placed| placed.address.clone()).collect(),
         protocol: release.app.protocol,
         drain: release.app.drain,
+        drain_long: release.app.drain_long,
         health: release.app.health.clone(),
     }
 }

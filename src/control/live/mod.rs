@@ -81,6 +81,7 @@ pub struct Active {
     pub replicas: Vec<Address>,
     pub protocol: Protocol,
     pub drain: Duration,
+    pub drain_long: Duration,
     /// How it showed that it was ready; the edge goes on asking.
     pub health: HealthCheck,
 }
@@ -109,7 +110,7 @@ enum Command {
     Activate(Site, Active, Reply<Duration>),
     Replace(Site, Active, Reply<()>),
     Deactivate(Site, Reply<Duration>),
-    Drained(UpstreamId, oneshot::Sender<u64>),
+    Drained(Vec<Address>, oneshot::Sender<u64>),
     Purge(Purge, Reply<()>),
     Why(Question, Reply<Verdict>),
     Forget(UpstreamId),
@@ -173,10 +174,10 @@ impl Live {
         self.ask(|reply| Command::Deactivate(site, reply)).await
     }
 
-    /// Waits until an upstream that was replaced has no request left; tells how many were cut.
-    pub async fn drained(&self, upstream: UpstreamId, within: Duration) -> u64 {
+    /// Waits until replicas that were replaced have no request left; tells how many did not end by themselves.
+    pub async fn drained(&self, replicas: Vec<Address>, within: Duration) -> u64 {
         let (reply, drained) = oneshot::channel();
-        if self.commands.send(Command::Drained(upstream, reply)).await.is_err() {
+        if self.commands.send(Command::Drained(replicas, reply)).await.is_err() {
             return 0;
         }
         timeout(within + DRAIN_GRACE, drained).await.ok().and_then(Result::ok).unwrap_or(0)
@@ -351,11 +352,11 @@ impl Owner {
                 self.running.remove(&site);
                 self.say(SectionKind::Routing, Some(reply)).await;
             }
-            Command::Drained(upstream, reply) => {
+            Command::Drained(addresses, reply) => {
                 while let Some(word) = self.beside.heard_already() {
                     self.hear_beside(word);
                 }
-                self.drains.ask(upstream, reply);
+                self.drains.ask(addresses, reply);
             }
             Command::Purge(purge, reply) => self.purge(purge, reply).await,
             Command::Forget(upstream) => self.send(&Down::Forget { upstream }).await,
@@ -446,8 +447,8 @@ impl Owner {
     fn hear(&mut self, up: Up) {
         match up {
             Up::Applied { generation, kind, fault } => self.answer(generation, kind, fault),
-            Up::Draining { upstreams } => self.drains.are(self.edge.pid, upstreams),
-            Up::Drained { upstream, cut } => self.drains.end(self.edge.pid, &upstream, cut),
+            Up::Draining { addresses, .. } => self.drains.are(self.edge.pid, addresses),
+            Up::Drained { addresses, cut, .. } => self.drains.end(self.edge.pid, &addresses, cut),
             Up::Purged { token } => {
                 if let Some((_, reply)) = self.purges.remove(&token) {
                     let _ = reply.send(Ok(()));

@@ -166,7 +166,7 @@ impl Owner {
 
     /// Lets an edge that serves no more finish.
     pub(super) fn see_out(&mut self, edge: Edge) {
-        let within = self.running.values().map(|active| active.drain).max().unwrap_or_default();
+        let within = self.running.values().map(|active| active.drain_long).max().unwrap_or_default();
         self.beside.add(edge, Down::Stop { within: within.max(ANSWER), has_successor: true });
     }
 
@@ -243,8 +243,8 @@ impl Owner {
     /// Takes in what an edge says that was replaced.
     pub(super) fn hear_beside(&mut self, (pid, word): (u32, Word)) {
         match word {
-            Word::Said(Up::Draining { upstreams }) => self.drains.are(pid, upstreams),
-            Word::Said(Up::Drained { upstream, cut }) => self.drains.end(pid, &upstream, cut),
+            Word::Said(Up::Draining { addresses, .. }) => self.drains.are(pid, addresses),
+            Word::Said(Up::Drained { addresses, cut, .. }) => self.drains.end(pid, &addresses, cut),
             Word::Said(Up::Why { token, verdict }) => self.whys.answer(token, verdict),
             Word::Said(_) => {}
             Word::Gone => self.drains.gone(pid),

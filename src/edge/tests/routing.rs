@@ -109,7 +109,7 @@ async fn a_swap_under_visitors_fails_nobody() {
         assert_eq!(world.get("shop.test", "/").await.body, name, "the next request is for the new release");
         let gone = UpstreamId(format!("shop#{}", number - 1));
         let drained = world.hear_until(|up| matches!(up, Up::Drained { upstream, .. } if *upstream == gone)).await;
-        assert_eq!(drained, Up::Drained { upstream: gone, cut: 0 });
+        assert!(matches!(drained, Up::Drained { upstream, cut: 0, .. } if upstream == gone));
     }
     done.store(true, Ordering::SeqCst);
     for visitor in visitors {

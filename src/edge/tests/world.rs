@@ -178,7 +178,8 @@ pub fn to(id: &str) -> Target {
 
 pub fn upstream(id: &str, replicas: &[&App], drain: Duration) -> Upstream {
     let replicas = replicas.iter().map(|app| app.address.clone()).collect();
-    Upstream { id: UpstreamId(id.to_owned()), replicas, protocol: Default::default(), drain, health: None }
+    let (id, protocol, drain_long) = (UpstreamId(id.to_owned()), Default::default(), drain);
+    Upstream { id, replicas, protocol, drain, drain_long, health: None }
 }
 
 /// Asks again and again until there is an answer.
