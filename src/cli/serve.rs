@@ -20,8 +20,9 @@ const LAST: Duration = Duration::from_secs(5);
 pub fn run(dir: &Path) -> Done {
     log_to_stderr();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let inherited = control::live::inherited();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
-    let ended = runtime.block_on(control::serve(dir.to_owned(), announce)).map_err(|error| match error {
+    let ended = runtime.block_on(control::serve(dir.to_owned(), inherited, announce)).map_err(|error| match error {
         ServeError::Conf(faults) => {
             report::print_faults(&faults);
             Failure::Told(Exit::Failed)
@@ -44,10 +45,8 @@ fn begin_again() -> Failure {
     };
     let mut control = Command::new(&binary);
     control.args(std::env::args_os().skip(1));
-    // They speak of descriptors that this process has taken.
-    for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
-        control.env_remove(name);
-    }
+    // It speaks of descriptors that this process has taken.
+    control.env_remove("LISTEN_FDNAMES");
     Failure::new(format!("{} cannot take the place of this control: {}", binary.display(), control.exec()))
 }
 

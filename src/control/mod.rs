@@ -44,7 +44,7 @@ use deploy::look::Looker;
 use deploy::{DeployError, Workshop, look_around, tell};
 use forge::Forge;
 use hooks::Hooks;
-use live::{Beginning, Home, Live, LiveError, RightsError};
+use live::{Beginning, Home, Inherited, Live, LiveError, RightsError};
 use observe::Observed;
 use reload::Reload;
 use runtime::{Runtime, RuntimeError};
@@ -97,8 +97,12 @@ pub enum Ending {
     Again,
 }
 
-/// Runs control until a signal ends it. `ready` is called once everything is served.
-pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<Ending, ServeError> {
+/// Runs control until a signal ends it, with the sockets that were opened for it. `ready` is called once everything is served.
+pub async fn serve(
+    dir: PathBuf,
+    inherited: Vec<Inherited>,
+    ready: impl FnOnce(&api::Status),
+) -> Result<Ending, ServeError> {
     child::reap_inherited();
     let files = conf::watch(dir.clone()).await;
     let loaded = load(&dir)?;
@@ -124,7 +128,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<End
 
     let first = certificates.borrow().clone();
     let running = std::mem::take(&mut found.running);
-    let live = Live::begin(Beginning { home, conf: conf.clone(), running, certificates: first }).await?;
+    let live = Live::begin(Beginning { home, conf: conf.clone(), running, certificates: first, inherited }).await?;
     tokio::spawn(certify(live.clone(), certificates.clone(), observed.clone()));
 
     let workshop = Arc::new(Workshop {
@@ -142,8 +146,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<End
     });
     found.take_up(&workshop);
     let reload = Reload::begin(dir.clone(), faults, publish, workshop.clone());
-    let again = Arc::new(Notify::new());
-    let office = open_office(&workshop, found.unfinished, &reload, (certificates, again.clone())).await;
+    let office = open_office(&workshop, found.unfinished, &reload, certificates).await;
     let counter = Counter::new(office.clone(), Hooks::default(), challenges);
     tokio::spawn(web::public::keep_key(counter.clone()));
     tokio::spawn(web::serve(control_socket, web::public::router(counter)));
@@ -151,11 +154,8 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<End
 
     ready(&web::admin::status_of(&office).await);
     tokio::spawn(renew_edge(live));
-    let ending = until_ended(files, &reload, &again).await?;
-    match ending {
-        Ending::Stop => stop(&workshop).await,
-        Ending::Leave | Ending::Again => tracing::info!("control leaves; edge and apps go on"),
-    }
+    let ending = until_ended(files, &reload, &office.again).await?;
+    end(&workshop, ending).await;
     Ok(ending)
 }
 
@@ -164,7 +164,7 @@ async fn open_office(
     workshop: &Arc<Workshop>,
     unfinished: Vec<Deployment>,
     reload: &Reload,
-    (certificates, again): (watch::Receiver<Vec<Certificate>>, Arc<Notify>),
+    certificates: watch::Receiver<Vec<Certificate>>,
 ) -> Arc<Office> {
     let forge = forge();
     tokio::spawn(tell::run(workshop.clone(), forge.clone()));
@@ -178,7 +178,7 @@ async fn open_office(
         reload: reload.clone(),
         rates: Rates::begin(workshop.live.clone()),
         certificates,
-        again,
+        again: Notify::new(),
     })
 }
 
@@ -275,6 +275,13 @@ async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload, again: &N
             _ = leave.recv() => return Ok(Ending::Leave),
             () = again.notified() => return Ok(Ending::Again),
         }
+    }
+}
+
+async fn end(workshop: &Workshop, ending: Ending) {
+    match ending {
+        Ending::Stop => stop(workshop).await,
+        Ending::Leave | Ending::Again => tracing::info!("control leaves; edge and apps go on"),
     }
 }
 

@@ -175,7 +175,8 @@ fn any_number_of_listeners_is_handed_on() {
         let shop = world.repo("shop");
         shop.commit("page");
         let many = vec!["\"127.0.0.1:0\""; count].join(", ");
-        let prime = world.prime().hosting(&shop, "").listening(&format!("proxied_http = [{many}]\n")).start();
+        let prime = world.prime().hosting(&shop, "").listening(&format!("proxied_http = [{many}]\n"));
+        let prime = prime.with("[trust]\nproxies = [\"127.0.0.1\"]\n").start();
         let addresses = || prime.status()["listeners"]["proxied_http"].as_array().unwrap().clone();
         let before = addresses();
         assert_eq!(before.len(), count);
@@ -189,6 +190,47 @@ fn any_number_of_listeners_is_handed_on() {
         };
         assert!(before.iter().all(listens));
     }
+}
+
+#[test]
+fn sockets_that_a_service_manager_opened_are_used_and_strays_are_closed() {
+    use std::os::fd::OwnedFd;
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page 1");
+    let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = web.local_addr().unwrap();
+    // Its port is free for a moment, so that Prime comes up and deploys by itself first.
+    drop(web);
+    let prime = world.prime().hosting(&shop, "").http(&address.to_string()).start();
+    prime.deploys(&shop, "master");
+    prime.signal("TERM");
+    prime.control_ends();
+    let web = std::net::TcpListener::bind(address).unwrap();
+    let mut shell = std::process::Command::new("sh");
+    // 3 is the socket, 4 is none.
+    let open =
+        "exec 3<&0 4</dev/null 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=web:stray exec \"$0\" \"$@\"";
+    shell.args(["-c", open]).arg(world.binary());
+    prime.start_by(shell, OwnedFd::from(web).into());
+    prime.says("http://shop.test", "page 1");
+    assert!(prime.logs().contains("is no TCP socket that listens; it is closed name=\"stray\""), "{}", prime.logs());
+    // It is the very socket: what comes after control and edge have it as well.
+    prime.does(&["upgrade"]);
+    prime.says("http://shop.test", "page 1");
+    // Another address than conf names is closed: whoever connects is refused.
+    prime.signal("TERM");
+    prime.control_ends();
+    let (web, other) =
+        (std::net::TcpListener::bind(address).unwrap(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let elsewhere = other.local_addr().unwrap();
+    drop(web);
+    let mut shell = std::process::Command::new("sh");
+    let open = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=other exec \"$0\" \"$@\"";
+    shell.args(["-c", open]).arg(world.binary());
+    prime.start_by(shell, OwnedFd::from(other).into());
+    prime.says("http://shop.test", "page 1");
+    assert!(std::net::TcpStream::connect(elsewhere).is_err(), "{}", prime.logs());
 }
 
 /// The pid of the edge that serves now.

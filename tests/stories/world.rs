@@ -204,12 +204,17 @@ pub struct Prime<'w> {
 impl Prime<'_> {
     /// Starts `opri serve`, and waits until it answers.
     pub fn start(&self) {
+        self.start_by(Command::new(self.world.binary()), Stdio::null());
+    }
+
+    /// As `start`, by a program that becomes `opri` with these arguments, and with something for its standard input.
+    pub fn start_by(&self, mut program: Command, input: Stdio) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
-        let child = Command::new(self.world.binary())
+        let child = program
             .args(["serve", "--conf"])
             .arg(self.world.path().join("conf"))
             .current_dir(self.world.path())
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()

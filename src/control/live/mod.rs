@@ -8,6 +8,7 @@
 mod beside;
 mod drains;
 mod edge;
+mod inherited;
 mod plan;
 mod purge_keys;
 mod rights;
@@ -39,6 +40,7 @@ use beside::{Beside, after};
 use drains::Drains;
 use edge::Edge;
 pub use edge::EdgeError;
+pub use inherited::{Inherited, take as inherited};
 use plan::{certificates, routing, settings};
 use purge_keys::PurgeKeys;
 pub use rights::{Home, RightsError, binary};
@@ -101,6 +103,7 @@ pub struct Beginning {
     pub conf: Arc<Conf>,
     pub running: BTreeMap<Site, Active>,
     pub certificates: Vec<Certificate>,
+    pub inherited: Vec<Inherited>,
 }
 
 #[derive(Debug)]
@@ -257,10 +260,11 @@ impl Owner {
         queue: mpsc::Receiver<Command>,
         (show, show_unwell): (watch::Sender<View>, watch::Sender<Vec<Unwell>>),
     ) -> Result<Self, LiveError> {
-        let Beginning { home, conf, running, certificates } = beginning;
+        let Beginning { home, conf, running, certificates, inherited } = beginning;
         let mut edge = Edge::find(&home).await?;
         let mut sockets = Sockets::default();
         sockets.adopt(&conf.machine.listeners, &edge.listeners, std::mem::take(&mut edge.sockets));
+        sockets.inherit(&conf.machine.listeners, inherited);
         if let Err(error) = sockets.bind(&conf.machine.listeners) {
             if !edge.was_adopted {
                 end(edge).await;

@@ -50,7 +50,7 @@ pub struct Office {
     pub rates: Rates,
     pub certificates: watch::Receiver<Vec<Certificate>>,
     /// Woken when control is to take its own place.
-    pub again: Arc<Notify>,
+    pub again: Notify,
 }
 
 pub fn router(office: Arc<Office>) -> Router {
