@@ -81,7 +81,7 @@ mod tests {
         drains.are(1, vec![old.clone()]);
         let mut early = asked(&mut drains, &old);
         assert!(early.try_recv().is_err(), "it drains");
-        drains.end(1, &[old.clone()], 3);
+        drains.end(1, std::slice::from_ref(&old), 3);
         assert_eq!(early.try_recv(), Ok(3));
         assert_eq!(asked(&mut drains, &old).try_recv(), Ok(0), "between the end and the next list");
     }
@@ -91,10 +91,10 @@ mod tests {
         let mut drains = Drains::default();
         (1..=3).for_each(|edge| drains.are(edge, vec![old.clone()]));
         let mut asker = asked(&mut drains, &old);
-        drains.end(2, &[old.clone()], 1);
+        drains.end(2, std::slice::from_ref(&old), 1);
         drains.gone(3);
         assert!(asker.try_recv().is_err(), "the first still drains");
-        drains.end(1, &[old.clone()], 2);
+        drains.end(1, std::slice::from_ref(&old), 2);
         assert_eq!(asker.try_recv(), Ok(3));
         assert_eq!(asked(&mut drains, &old).try_recv(), Ok(0));
     }

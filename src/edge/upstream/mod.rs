@@ -154,16 +154,18 @@ impl Upstream {
         if self.in_flight.drain() || timeout(within, self.emptied.notified()).await.is_ok() {
             return 0;
         }
+        let (inside, left) = (self.in_flight.count(), long.saturating_sub(within));
         self.cut.send_replace(Cut::Unanswered);
-        if timeout(long.saturating_sub(within), self.emptied.notified()).await.is_ok() {
+        if !left.is_zero() && timeout(left, self.emptied.notified()).await.is_ok() {
             return self.cuts.load(Ordering::Relaxed);
         }
+        let rest = if left.is_zero() { inside } else { self.cuts.load(Ordering::Relaxed) + self.in_flight.count() };
         let upstream = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(FAREWELL).await;
             upstream.cut.send_replace(Cut::Everybody);
         });
-        self.cuts.load(Ordering::Relaxed) + self.in_flight.count()
+        rest
     }
 
     /// Cuts whatever is in flight: the edge ends.
