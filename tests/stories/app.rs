@@ -44,6 +44,7 @@ async fn main() {
         .route("/private", get(private))
         .route("/slow", get(slow))
         .route("/echo", post(echo))
+        .route("/once", post(once))
         .route("/sse", get(sse))
         .route("/endless", get(endless))
         .route("/download", get(download))
@@ -143,6 +144,18 @@ struct Slow {
 async fn slow(Query(slow): Query<Slow>) -> String {
     tokio::time::sleep(Duration::from_millis(slow.ms)).await;
     text()
+}
+
+/// Writes down what was posted, in the file that the environment names, and takes a moment over the answer, each 16th time a
+/// long one.
+async fn once(id: String) -> StatusCode {
+    use std::io::Write;
+    let path = std::env::var("ONCE").unwrap();
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(format!("{id}\n").as_bytes()).unwrap();
+    let is_slow = id.parse::<u64>().is_ok_and(|id| id.is_multiple_of(16));
+    tokio::time::sleep(Duration::from_millis(if is_slow { 300 } else { 2 })).await;
+    StatusCode::OK
 }
 
 async fn echo(body: Body) -> Body {

@@ -192,8 +192,19 @@ impl Visitor {
             Ok(response) => http::whole(response).await.map(Some),
             Err(mut error) => match error.take_message() {
                 Some(_) => Ok(None),
-                None => Err(error.into_error().to_string()),
+                None => not_taken(error.into_error()).map(|()| None),
             },
         }
+    }
+}
+
+/// Whether a request over HTTP/2 was not looked at, by the server's word: then every client asks again (RFC 9113 section 8.7).
+fn not_taken(error: hyper::Error) -> Result<(), String> {
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    let is_announced = |cause: &h2::Error| cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR);
+    match cause {
+        Some(cause) if is_announced(cause) || cause.reason() == Some(h2::Reason::REFUSED_STREAM) => Ok(()),
+        Some(cause) => Err(format!("{error}: {cause}")),
+        None => Err(error.to_string()),
     }
 }
