@@ -11,7 +11,9 @@ fn counts() -> (usize, usize, usize) {
 fn begin<'w>(world: &'w World, app: &str) -> (Prime<'w>, Repo) {
     let shop = world.repo("shop");
     shop.commit("page 1");
-    let prime = world.prime().hosting(&shop, &format!("[app]\n{app}\n")).start();
+    // All of them come from one address.
+    let machine = "[limits]\nconnections_per_address = 1000\n";
+    let prime = world.prime().hosting(&shop, &format!("[app]\n{app}\n")).with(machine).start();
     prime.deploys(&shop, "master");
     prime.says("http://shop.test", "page 1");
     (prime, shop)

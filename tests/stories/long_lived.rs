@@ -127,7 +127,8 @@ impl Download {
             let is_right = all.chunks(16).enumerate().all(|(n, line)| line == format!("{n:015}\n").as_bytes());
             if is_right { Ok(all.len()) } else { Err("other bytes came than were sent".to_owned()) }
         });
-        prime.world.runtime.block_on(async { tokio::time::timeout(PATIENCE, begun.notified()).await }).unwrap();
+        let began = prime.world.runtime.block_on(async { tokio::time::timeout(PATIENCE, begun.notified()).await });
+        assert!(began.is_ok(), "no download begins\n{}", prime.logs());
         Self { go_on, reading }
     }
 
