@@ -104,6 +104,8 @@ fn a_rollback_to_a_release_that_drains_cuts_nobody() {
     deploy(&prime, &shop, "page 2");
     prime.does(&["rollback", "shop"]);
     prime.says("http://shop.test", "page 1");
+    // By then every ordinary drain is over.
+    prime.until("all deployments are over", || prime.metric("opri_deployments_total") >= 3.0);
     prime.until("the second release is stopped", || prime.app_pids().len() == 2);
     assert_eq!(socket.echoes("hello"), "hello");
     drop(socket);
