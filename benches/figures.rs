@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 
 use ::http::StatusCode;
 
-use visitors::Visitors;
+use visitors::{Visitors, Way};
 use world::{Prime, Repo, World, opri};
 
-const SWAPS: usize = 20;
+const SWAPS: usize = 100;
+/// While they happen.
+const REQUESTS: u64 = 200_000;
 const BUILDS: usize = 5;
 const PROJECTS: usize = 1000;
 /// Stored responses that have one tag.
@@ -74,10 +76,15 @@ fn swaps() {
     let prime = world.prime().hosting(&shop, "[app]\ndrain = \"1s\"\n").start();
     prime.deploys(&shop, "master");
     prime.says("http://shop.test", "page 0");
-    let visitors = Visitors::come(&prime, 32, "shop.test", "page ");
+    let visitors = Visitors::come_by(&Way::ALL, &prime, 32, ("shop.test", "page "));
     for n in 1..=SWAPS {
         commit(&shop, &format!("page {n}"));
         prime.deploys(&shop, "master");
+        visitors.tally.newest.store(n as u64, std::sync::atomic::Ordering::Release);
+        let due = REQUESTS / SWAPS as u64 * n as u64;
+        while visitors.tally.requests.load(std::sync::atomic::Ordering::Relaxed) < due {
+            visitors.ask_more(100);
+        }
     }
     let since = Instant::now();
     prime.does(&["rollback", "shop"]);
@@ -89,7 +96,9 @@ fn swaps() {
     line(&format!("swap, mean of {count} (decision to the edge serving it)"), mean, 5.0, "ms");
     let failed = tally.failed() as f64;
     let requests = tally.requests.load(std::sync::atomic::Ordering::Relaxed);
-    line(&format!("failed of {requests} requests by 32 visitors over {SWAPS} swaps and a rollback"), failed, 0.0, "");
+    let what = format!("failed or old, of {requests} by HTTP/1, HTTP/2 and TLS over {SWAPS} swaps and a rollback");
+    line(&what, failed, 0.0, "");
+    line("control's share of a deployment, mean (not fetch, build, the app's start)", share(&prime), 150.0, "ms");
     line("`opri rollback` until all is answered by the release before", rollback, 2000.0, "ms");
     line("edge at rest, resident", resident(&prime), 30.0, "MB");
 }
@@ -143,6 +152,17 @@ fn slowest_percent(address: std::net::SocketAddr) -> f64 {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// The stages of a deployment that are control's own, in milliseconds.
+fn share(prime: &Prime<'_>) -> f64 {
+    let text = prime.metrics();
+    let of = |name: &str, stage: &str| -> f64 {
+        let series = format!("opri_deployment_stage_seconds_{name}{{stage=\"{stage}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or(0.0)
+    };
+    let mean = |stage| of("sum", stage) / of("count", stage).max(1.0) * 1000.0;
+    ["queued", "starting", "swapping"].into_iter().map(mean).sum()
 }
 
 /// With four projects that run, control having ended before.

@@ -40,6 +40,7 @@ mod serve;
 mod status;
 mod table;
 pub mod travis;
+mod upgrade;
 mod why;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::edge::Start;
 use crate::link::{Purge, PurgeScope};
 use crate::model::name::{BranchName, Commit, ProjectName, Site};
 use crate::model::user::User;
@@ -83,6 +85,8 @@ enum Verb {
     Check,
     /// Make a running Prime take conf as it is now
     Reload,
+    /// Have the opri that is on disk now serve in place of the one that runs, without a connection noticing
+    Upgrade,
     /// Show what runs
     Status,
     /// Say what this machine lacks to serve what conf names, and what to do
@@ -180,6 +184,9 @@ enum Verb {
         state: PathBuf,
         #[arg(long)]
         await_sockets: bool,
+        /// Begins while another edge serves that it is to replace
+        #[arg(long, requires = "await_sockets")]
+        beside: bool,
         /// Whom to become, as UID:GID
         #[arg(long, requires = "await_sockets")]
         user: Option<User>,
@@ -271,6 +278,7 @@ fn run(line: Line) -> Done {
         Verb::Check if check::run(&conf_dir(&common)?, common.json) => Ok(()),
         Verb::Check => Err(Failure::Told(Exit::Failed)),
         Verb::Reload => reload::run(&common),
+        Verb::Upgrade => upgrade::run(&common),
         Verb::Status => status::run(&common),
         Verb::Doctor => doctor::run(&common),
         Verb::Host { name, repository, main_url } => host::run(&common, &name, &repository, main_url.as_deref()),
@@ -295,7 +303,14 @@ fn run(line: Line) -> Done {
         Verb::Why(request) => why::run(&common, request),
         Verb::Hook { verb } => hook::run(&common, verb),
         Verb::Completions { shell } => completions::run(shell),
-        Verb::Edge { state, await_sockets, user } => serve::edge(state, await_sockets, user),
+        Verb::Edge { state, await_sockets, beside, user } => {
+            let start = match (await_sockets, beside) {
+                (_, true) => Start::Beside,
+                (true, false) => Start::Led,
+                (false, false) => Start::Alone,
+            };
+            serve::edge(state, start, user)
+        }
         Verb::DemoApp => demo::app(),
     }
 }

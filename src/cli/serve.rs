@@ -1,33 +1,59 @@
 //! `opri serve`, and the edge that it starts.
 
 use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use super::{Done, Exit, Failure};
 use crate::control::web::api::{Status, shown};
-use crate::control::{self, ServeError};
+use crate::control::{self, Ending, ServeError};
 use crate::model::user::User;
 use crate::{edge, report};
+
+/// How long what is under way may take to end before another control takes the place of this one.
+const LAST: Duration = Duration::from_secs(5);
 
 pub fn run(dir: &Path) -> Done {
     log_to_stderr();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let inherited = control::live::inherited();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
-    runtime.block_on(control::serve(dir.to_owned(), announce)).map_err(|error| match error {
+    let ended = runtime.block_on(control::serve(dir.to_owned(), inherited, announce)).map_err(|error| match error {
         ServeError::Conf(faults) => {
             report::print_faults(&faults);
             Failure::Told(Exit::Failed)
         }
         error => Failure::new(report::with_causes(&error)),
-    })
+    });
+    if matches!(ended, Ok(Ending::Again)) {
+        // Whatever was under way ends as it does when control leaves.
+        runtime.shutdown_timeout(LAST);
+        return Err(begin_again());
+    }
+    ended.map(drop)
+}
+
+/// Puts the program that is on disk now in the place of this one, under the same number. Returns only when that fails.
+fn begin_again() -> Failure {
+    let binary = match control::live::binary() {
+        Ok(binary) => binary,
+        Err(error) => return Failure::new(error),
+    };
+    let mut control = Command::new(&binary);
+    control.args(std::env::args_os().skip(1));
+    // It speaks of descriptors that this process has taken.
+    control.env_remove("LISTEN_FDNAMES");
+    Failure::new(format!("{} cannot take the place of this control: {}", binary.display(), control.exec()))
 }
 
 /// The data plane, as a process of its own.
-pub fn edge(state_dir: PathBuf, await_sockets: bool, user: Option<User>) -> Done {
+pub fn edge(state_dir: PathBuf, start: edge::Start, user: Option<User>) -> Done {
     log_to_stderr();
-    let options = edge::Options { state_dir, await_sockets };
+    let options = edge::Options { state_dir, start };
     edge::main_loop(options, user).map_err(|error| Failure::new(report::with_causes(&error)))
 }
 

@@ -4,10 +4,10 @@
 //! dropped, nothing of its group goes on running, and the leader is reaped.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 
@@ -33,6 +33,21 @@ impl Handle {
     /// Sends a signal; an ended process is an error of kind `ESRCH`.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         rustix::process::pidfd_send_signal(&self.0, signal).map_err(io::Error::from)
+    }
+}
+
+/// Sees to it that those children are reaped that a control had which this one took the place of, by exec(2).
+pub fn reap_inherited() {
+    // Without such a file there are none that can be known (proc_pid_tid_children(5)).
+    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    for child in children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+        let Ok(handle) = Handle::open(child) else { continue };
+        tokio::spawn(async move {
+            if handle.ended().await.is_ok() {
+                // A child that was reaped meanwhile is no child any more.
+                let _ = waitid(WaitId::PidFd(handle.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+            }
+        });
     }
 }
 

@@ -38,10 +38,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::time::timeout;
 
-use crate::link::paths;
+use crate::link::{self, paths};
 use crate::model::deployment::Deployment;
 use crate::report::Fault;
 use certs::Certificate;
@@ -49,13 +49,14 @@ use certs::challenge::Challenges;
 use certs::renew::{self, Wanted};
 use conf::{Conf, Loaded};
 use deploy::desk::Desk;
+use deploy::drains::Drains;
 use deploy::history::History;
 use deploy::look::Looker;
 use deploy::monitor::{self, Monitor};
 use deploy::{DeployError, Standby, Workshop, garbage, look_around, tell};
 use forge::Forge;
 use hooks::Hooks;
-use live::{Beginning, Home, Live, LiveError, RightsError};
+use live::{Beginning, Home, Inherited, Live, LiveError, RightsError};
 use observe::Observed;
 use previews::Previews;
 use reload::Reload;
@@ -99,15 +100,23 @@ pub enum ServeError {
 }
 
 /// How a control ends.
-enum Ending {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
     /// Edge and apps end with it.
     Stop,
     /// They go on, for the next control to find.
     Leave,
+    /// As `Leave`, and this process begins again, from the file that is on disk now.
+    Again,
 }
 
-/// Runs control until a signal ends it. `ready` is called once everything is served.
-pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(), ServeError> {
+/// Runs control until a signal ends it, with the sockets that were opened for it. `ready` is called once everything is served.
+pub async fn serve(
+    dir: PathBuf,
+    inherited: Vec<Inherited>,
+    ready: impl FnOnce(&api::Status),
+) -> Result<Ending, ServeError> {
+    child::reap_inherited();
     let files = conf::watch(dir.clone()).await;
     let loaded = load(&dir)?;
     let (state_dir, faults) = (loaded.conf.machine.state_dir.clone(), loaded.faults);
@@ -132,7 +141,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
 
     let first = certificates.borrow().clone();
     let sites = std::mem::take(&mut found.sites);
-    let live = Live::begin(Beginning { home, conf: conf.clone(), sites, certificates: first }).await?;
+    let live = Live::begin(Beginning { home, conf: conf.clone(), sites, certificates: first, inherited }).await?;
     tokio::spawn(certify(live.clone(), certificates.clone(), observed.clone()));
 
     let (monitor, words) = Monitor::new();
@@ -146,6 +155,7 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
         state_dir,
         monitor,
         standby: Standby::default(),
+        drains: Drains::default(),
         builds: Semaphore::new(conf.machine.build.parallel),
         progress: broadcast::channel(PROGRESS).0,
         stopping: watch::Sender::new(false),
@@ -160,11 +170,10 @@ pub async fn serve(dir: PathBuf, ready: impl FnOnce(&api::Status)) -> Result<(),
     tokio::spawn(web::serve(admin_socket, web::admin::router(office.clone())));
 
     ready(&web::admin::status_of(&office).await);
-    match until_ended(files, &reload).await? {
-        Ending::Stop => stop(&workshop).await,
-        Ending::Leave => tracing::info!("control leaves; edge and apps go on"),
-    }
-    Ok(())
+    tokio::spawn(renew_edge(live));
+    let ending = until_ended(files, &reload, &office.again).await?;
+    end(&workshop, ending).await;
+    Ok(ending)
 }
 
 /// Takes up work: what was left unfinished, and whatever is asked from now on.
@@ -188,6 +197,7 @@ async fn open_office(
         reload: reload.clone(),
         rates: Rates::begin(workshop.live.clone()),
         certificates,
+        again: Notify::new(),
     })
 }
 
@@ -263,8 +273,18 @@ async fn certify(live: Live, mut certificates: watch::Receiver<Vec<Certificate>>
     }
 }
 
+/// Replaces an edge that was found running and is from another file than this control.
+async fn renew_edge(live: Live) {
+    let view = live.view();
+    if view.edge_was_adopted && view.edge_binary != link::own_binary() {
+        tracing::info!(pid = view.edge_pid, "the edge that runs is from another file; it is replaced");
+        // What came of it is said where it was done.
+        let _ = live.succeed().await;
+    }
+}
+
 /// Reloads conf for SIGHUP and for changed files until a signal ends control.
-async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload) -> Result<Ending, ServeError> {
+async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload, again: &Notify) -> Result<Ending, ServeError> {
     let on = |kind| signal(kind).map_err(ServeError::Signals);
     let (mut hangup, mut interrupt) = (on(SignalKind::hangup())?, on(SignalKind::interrupt())?);
     let (mut terminate, mut leave) = (on(SignalKind::terminate())?, on(SignalKind::user_defined2())?);
@@ -277,7 +297,15 @@ async fn until_ended(mut files: watch::Receiver<u64>, reload: &Reload) -> Result
             _ = interrupt.recv() => return Ok(Ending::Stop),
             _ = terminate.recv() => return Ok(Ending::Stop),
             _ = leave.recv() => return Ok(Ending::Leave),
+            () = again.notified() => return Ok(Ending::Again),
         }
+    }
+}
+
+async fn end(workshop: &Workshop, ending: Ending) {
+    match ending {
+        Ending::Stop => stop(workshop).await,
+        Ending::Leave | Ending::Again => tracing::info!("control leaves; edge and apps go on"),
     }
 }
 

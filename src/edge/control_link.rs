@@ -11,33 +11,41 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::link::keys::Keys;
 use crate::link::paths;
 use crate::link::{self, Down, Generation, Message, Receiver, Sender, Unwell, Up};
+use crate::model::address::Address;
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Certificates, Section, SectionKind, Snapshot};
 
-use super::EdgeError;
 use super::health::Ailing;
 use super::listen::Sockets;
+use super::place::Place;
 use super::routing::Table;
 use super::shared::Shared;
 use super::upstream::Upstream;
 use super::why::why;
+use super::{EdgeError, Start};
 
 /// A control that does not take a report within this is taken for dead.
 const REPORT: Duration = Duration::from_secs(5);
 /// How long the cache on disk is waited for.
 const OPENING: Duration = Duration::from_secs(5);
+/// A control that starts an edge comes at once, or is gone.
+const FORLORN: Duration = Duration::from_secs(30);
 const TRAFFIC: Duration = Duration::from_secs(1);
 
 pub struct ControlLink {
     shared: Arc<Shared>,
     pub sockets: Sockets,
     snapshot: Snapshot,
-    kept: watch::Sender<Snapshot>,
+    /// Where it lies on disk, and the lock that says whose that is.
+    place: Arc<Place>,
+    holds_lock: bool,
+    /// `None` once it is a successor's.
+    kept: Option<watch::Sender<Snapshot>>,
     generation: Generation,
     drains: JoinSet<(Arc<Upstream>, u64)>,
     draining: Vec<Arc<Upstream>>,
@@ -47,6 +55,18 @@ pub struct ControlLink {
     ailing: watch::Receiver<Vec<Ailing>>,
     /// What this control was told of them; `None`: nothing yet.
     unwell: Option<Vec<Unwell>>,
+    is_stopping: bool,
+    /// Until when an edge that was started beside another waits for the control that did so.
+    forlorn: Option<Instant>,
+}
+
+/// How an edge is to end.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    /// How long requests may go on.
+    pub within: Duration,
+    /// Whether another edge accepts from the same sockets.
+    pub has_successor: bool,
 }
 
 impl ControlLink {
@@ -55,14 +75,16 @@ impl ControlLink {
     pub async fn start(
         sockets: Sockets,
         snapshot: Snapshot,
-        binds: bool,
+        (place, start): (Place, Start),
         (kept, ailing): (watch::Sender<Snapshot>, watch::Receiver<Vec<Ailing>>),
     ) -> Result<Self, EdgeError> {
         let mut link = Self {
             shared: sockets.shared().clone(),
             sockets,
             snapshot: Snapshot::default(),
-            kept,
+            place: Arc::new(place),
+            holds_lock: start != Start::Beside,
+            kept: Some(kept),
             generation: 0,
             drains: JoinSet::new(),
             draining: Vec::new(),
@@ -70,8 +92,10 @@ impl ControlLink {
             said: None,
             ailing,
             unwell: None,
+            is_stopping: false,
+            forlorn: (start == Start::Beside).then(|| Instant::now() + FORLORN),
         };
-        if !binds {
+        if start != Start::Alone {
             // Control says everything before it hands over a socket; until then the last snapshot is only kept.
             link.snapshot = snapshot;
             return Ok(link);
@@ -92,8 +116,8 @@ impl ControlLink {
         Ok(link)
     }
 
-    /// Obeys until control says stop; how long requests may take then.
-    pub async fn run(&mut self, listener: &UnixListener) -> Duration {
+    /// Obeys until control says stop. What is left to do then may be done meanwhile by calling it again.
+    pub async fn run(&mut self, listener: &UnixListener) -> Stop {
         let mut tick = interval(TRAFFIC);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -106,7 +130,9 @@ impl ControlLink {
                     }
                 },
                 message = next(&mut self.control) => match message {
-                    Some(Message { message: Down::Stop { within }, .. }) => return within,
+                    Some(Message { message: Down::Stop { within, has_successor }, .. }) => {
+                        return Stop { within, has_successor };
+                    }
                     Some(message) => self.obey(message).await,
                     None => self.control = None,
                 },
@@ -114,6 +140,8 @@ impl ControlLink {
                     Ok((upstream, cut)) => self.drained(&upstream, cut).await,
                     Err(error) => tracing::error!(%error, "a drain broke off"),
                 },
+                () = until(self.forlorn) => return Stop { within: Duration::ZERO, has_successor: false },
+                () = self.place.own(), if self.may_own() => self.own().await,
                 Ok(()) = self.ailing.changed() => self.tell_unwell().await,
                 _ = tick.tick(), if self.control.is_some() => self.tell_traffic().await,
             }
@@ -122,6 +150,7 @@ impl ControlLink {
 
     async fn greet(&mut self, stream: UnixStream) {
         self.control = Some(link::split(stream));
+        self.forlorn = None;
         self.said = None;
         self.unwell = None;
         let hello = Up::Hello {
@@ -129,6 +158,8 @@ impl ControlLink {
             pid: std::process::id(),
             generation: self.generation,
             listeners: self.sockets.listeners(),
+            binary: link::own_binary(),
+            is_stopping: self.is_stopping,
         };
         let Some((sender, _)) = &mut self.control else { return };
         if !matches!(timeout(REPORT, sender.send(&hello, &self.sockets.descriptors())).await, Ok(Ok(()))) {
@@ -152,11 +183,7 @@ impl ControlLink {
                 }
                 self.report(Up::Applied { generation, kind, fault }).await;
                 // Nobody waits for the disk.
-                self.kept.send_if_modified(|kept| {
-                    let is_new = *kept != self.snapshot;
-                    kept.clone_from(&self.snapshot);
-                    is_new
-                });
+                self.keep_snapshot();
             }
             Down::Purge { token, purge } => {
                 self.shared.cache.purge(&purge);
@@ -175,6 +202,55 @@ impl ControlLink {
         }
     }
 
+    /// Whether the lock of the edge before is waited for. Who listens nowhere may never come to serve.
+    fn may_own(&self) -> bool {
+        !self.holds_lock && !self.is_stopping && !self.sockets.is_empty()
+    }
+
+    /// The edge before is gone, or has let go: what it wrote is this edge's from now on.
+    async fn own(&mut self) {
+        self.holds_lock = true;
+        let disk = self.shared.settings.load().cache.disk;
+        self.keep_on_disk(disk).await;
+        self.keep_snapshot();
+    }
+
+    fn keep_snapshot(&self) {
+        let Some(kept) = self.kept.as_ref().filter(|_| self.holds_lock) else { return };
+        kept.send_if_modified(|kept| {
+            let is_new = *kept != self.snapshot;
+            kept.clone_from(&self.snapshot);
+            is_new
+        });
+    }
+
+    pub fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// Lets control connect from now on.
+    pub fn listen(&self) -> io::Result<UnixListener> {
+        self.place.listen()
+    }
+
+    /// Begins to stop. To a successor what is kept on disk is left at once.
+    pub fn stop(&mut self, stop: Stop) {
+        self.is_stopping = true;
+        self.sockets.close(stop.has_successor);
+        self.shared.stop(stop.has_successor);
+        if stop.has_successor {
+            self.holds_lock = false;
+            self.kept = None;
+            // Here nobody else would tell what is routed that its time is over.
+            for routed in self.shared.table.load().upstreams.values().cloned() {
+                tokio::spawn(async move {
+                    tokio::time::sleep(routed.drain_long).await;
+                    routed.upstream.cut();
+                });
+            }
+        }
+    }
+
     /// Makes a section hold for every request that starts later.
     async fn apply(&mut self, section: Section, descriptors: Vec<OwnedFd>) -> Result<(), String> {
         let shared = &self.shared;
@@ -182,7 +258,9 @@ impl ControlLink {
             Section::Settings(settings) => {
                 shared.settings.store(Arc::new(settings.clone()));
                 shared.cache.resize(settings.cache.memory);
-                self.keep_on_disk(settings.cache.disk).await;
+                if self.holds_lock {
+                    self.keep_on_disk(settings.cache.disk).await;
+                }
                 shared.access_log.configure(settings.access_log);
                 None
             }
@@ -205,7 +283,7 @@ impl ControlLink {
                 for routed in gone {
                     self.draining.push(routed.upstream.clone());
                     self.drains.spawn(async move {
-                        let cut = routed.upstream.drain(routed.drain).await;
+                        let cut = routed.upstream.drain(routed.drain, routed.drain_long).await;
                         (routed.upstream, cut)
                     });
                 }
@@ -242,12 +320,25 @@ impl ControlLink {
 
     async fn drained(&mut self, upstream: &Arc<Upstream>, cut: u64) {
         self.draining.retain(|other| !Arc::ptr_eq(other, upstream));
-        // The same release may have been routed anew meanwhile, and even replaced again: then it is not to be stopped.
-        let drains_again = self.draining.iter().any(|other| other.id == upstream.id);
-        if !self.is_routed(&upstream.id) && !drains_again {
-            self.report(Up::Drained { upstream: upstream.id.clone(), cut }).await;
+        // The same replicas may have been routed anew meanwhile, and even replaced again: then they are not to be stopped.
+        let drains_again = |address: &Address| {
+            self.draining.iter().any(|other| other.replicas().iter().any(|replica| replica.address == *address))
+        };
+        let mut addresses = self.addresses(upstream);
+        addresses.retain(|address| !drains_again(address));
+        if !addresses.is_empty() {
+            self.report(Up::Drained { upstream: upstream.id.clone(), addresses, cut }).await;
         }
         self.tell_draining().await;
+    }
+
+    /// The replicas of an upstream that drains, but for those that are routed anew.
+    fn addresses(&self, upstream: &Upstream) -> Vec<Address> {
+        let table = self.shared.table.load();
+        let routed = table.upstreams.get(&upstream.id).map(|routed| routed.upstream.replicas());
+        let is_routed = |address: &Address| routed.iter().flat_map(|all| all.iter()).any(|one| one.address == *address);
+        let addresses = upstream.replicas().iter().map(|replica| replica.address.clone()).collect::<Vec<_>>();
+        addresses.into_iter().filter(|address| !is_routed(address)).collect()
     }
 
     fn is_routed(&self, id: &UpstreamId) -> bool {
@@ -257,7 +348,8 @@ impl ControlLink {
     async fn tell_draining(&mut self) {
         let ids = self.draining.iter().map(|upstream| upstream.id.clone());
         let upstreams = ids.filter(|id| !self.is_routed(id)).collect();
-        self.report(Up::Draining { upstreams }).await;
+        let addresses = self.draining.iter().flat_map(|upstream| self.addresses(upstream)).collect();
+        self.report(Up::Draining { upstreams, addresses }).await;
     }
 
     /// Those that are routed: the health checks may not know yet who is there no more.
@@ -297,6 +389,13 @@ impl ControlLink {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => self.control = None,
         }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

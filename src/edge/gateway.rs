@@ -215,7 +215,7 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> Result<()> {
@@ -223,6 +223,9 @@ impl ProxyHttp for Gateway {
         if let Some(turn) = journey.turn.as_ref().filter(|_| is_last) {
             turn.worked();
             journey.count(Some(response.status));
+            if let Some(visit) = Visit::of(session.digest()) {
+                visit.answer();
+            }
         }
         if response.status.is_informational() {
             return Ok(());

@@ -355,9 +355,10 @@ async fn pingora(session: Session, (visit, passage): (Arc<Visit>, Box<Passage>),
     let upstream = passage.upstream().clone();
     visit.leave(passage);
     let (carried, session) = Carried::new(session, &visit);
+    let is_answered = || visit.is_answered();
     tokio::select! {
         _ = worker.engine().process_new_http(ServerSession::new_custom(carried), &worker.stopping) => {}
-        () = upstream.until_cut() => {}
+        () = upstream.until_cut(is_answered) => {}
         // pingora sees that itself, but while it waits for an app to take a part of the body.
         () = async { session.gone().await; sleep(AFTER).await } => {}
     }

@@ -144,9 +144,14 @@ impl Sockets {
         Ok(())
     }
 
-    /// Stops accepting on all of them.
-    pub fn close(&mut self) {
-        self.open.retain(|key, _| key.0 == Kind::Metrics);
+    /// Stops accepting on all of them. Without a successor the operators' own stays, to show how the end goes on.
+    pub fn close(&mut self, has_successor: bool) {
+        self.open.retain(|key, _| key.0 == Kind::Metrics && !has_successor);
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
     }
 
     fn start(&self, kind: Kind, socket: &std::net::TcpListener) -> io::Result<Vec<AbortHandle>> {

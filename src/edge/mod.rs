@@ -63,17 +63,21 @@ mod worker;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 use crate::link::paths;
 use crate::model::snapshot::Snapshot;
 use crate::model::user::User;
 
-use control_link::ControlLink;
+use control_link::{ControlLink, Stop};
 use listen::Sockets;
 use place::Place;
 use shared::Shared;
@@ -88,8 +92,18 @@ const KEPT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Options {
     pub state_dir: PathBuf,
-    /// Whether control hands everything over; else the edge binds its sockets itself and serves its last snapshot.
-    pub await_sockets: bool,
+    pub start: Start,
+}
+
+/// Where an edge has what it needs to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It binds its sockets itself, and serves its last snapshot.
+    Alone,
+    /// Control hands everything over.
+    Led,
+    /// The same, while another edge serves that it is to replace.
+    Beside,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -113,8 +127,8 @@ pub enum EdgeError {
 /// Runs an edge to its end, as `user` when one is named, on a runtime of its own. For a process that has one thread.
 pub fn main_loop(options: Options, user: Option<User>) -> Result<(), EdgeError> {
     raise_descriptors();
-    let place = Place::take(&options.state_dir, user)?;
-    rights::give_up(user, !options.await_sockets)?;
+    let place = Place::take(&options.state_dir, user, options.start == Start::Beside)?;
+    rights::give_up(user, options.start == Start::Alone)?;
     user.map_or(Ok(()), |user| rights::reach(&options.state_dir, user))?;
     give_memory_back();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(options, place))
@@ -130,7 +144,7 @@ fn give_memory_back() {
 
 /// Runs an edge in a process that keeps its rights.
 pub async fn run(options: Options) -> Result<(), EdgeError> {
-    let place = Place::take(&options.state_dir, None)?;
+    let place = Place::take(&options.state_dir, None, false)?;
     serve(options, place).await
 }
 
@@ -143,32 +157,74 @@ async fn serve(options: Options, place: Place) -> Result<(), EdgeError> {
     let (kept, keeping) = watch::channel(Snapshot::default());
     let sockets = Sockets::new(shared.clone(), Workers::start(&shared)?);
     let (tell, ailing) = watch::channel(Vec::new());
-    let mut link = ControlLink::start(sockets, snapshot, !options.await_sockets, (kept, ailing)).await?;
+    let mut link = ControlLink::start(sockets, snapshot, (place, options.start), (kept, ailing)).await?;
     let watching = tokio::spawn(health::watch(shared.clone(), tell));
     let sweeping = tokio::spawn(cache::sweep(shared.clone()));
     let log = tokio::spawn(shared.access_log.clone().carry(paths::access_log(&options.state_dir)));
-    let keeper = tokio::spawn(snapshot_file::keep(options.state_dir.clone(), keeping));
-    let listener = place.listen()?;
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let within = tokio::select! {
-        within = link.run(&listener) => within,
-        _ = terminate.recv() => STOP,
-        _ = interrupt.recv() => STOP,
-    };
+    let mut keeper = Some(tokio::spawn(snapshot_file::keep(options.state_dir.clone(), keeping)));
+    let listener = link.listen()?;
+    let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = until_stop(&mut link, &listener, &mut signals).await;
     watching.abort();
-    sweeping.abort();
-    link.sockets.close();
-    shared.stop();
-    if tokio::time::timeout(within, shared.admission.emptied()).await.is_err() {
+    link.stop(stop);
+    let handing = hand_over(shared.clone(), link.place().clone(), keeper.take_if(|_| stop.has_successor));
+    let finished = async { tokio::join!(handing, shared.admission.emptied()) };
+    if !see_out(&mut link, &listener, &mut signals, (stop.within, finished)).await {
         tracing::warn!("requests were still running when the time to stop was over");
     }
+    sweeping.abort();
     let cache = shared.clone();
     let closed = tokio::task::spawn_blocking(move || cache.cache.close());
     // The keeper ends when there is nothing left to keep.
     drop(link);
     shared.access_log.end();
-    let _ = tokio::time::timeout(KEPT, async { tokio::join!(keeper, log, closed) }).await;
+    let kept = async { futures_util::future::OptionFuture::from(keeper).await };
+    let _ = tokio::time::timeout(KEPT, async { tokio::join!(kept, log, closed) }).await;
     Ok(())
+}
+
+type Signals = (Signal, Signal);
+
+/// Obeys control until it, or a person, says stop.
+async fn until_stop(link: &mut ControlLink, listener: &UnixListener, signals: &mut Signals) -> Stop {
+    let now = Stop { within: STOP, has_successor: false };
+    tokio::select! {
+        stop = link.run(listener) => stop,
+        _ = signals.0.recv() => now,
+        _ = signals.1.recv() => now,
+    }
+}
+
+/// Goes on obeying until everything is finished; false when the time for it was over before.
+async fn see_out(
+    link: &mut ControlLink,
+    listener: &UnixListener,
+    signals: &mut Signals,
+    (within, finished): (Duration, impl Future),
+) -> bool {
+    let mut finished = std::pin::pin!(finished);
+    let mut deadline = Instant::now() + within;
+    loop {
+        let sooner = tokio::select! {
+            _ = &mut finished => return true,
+            () = sleep_until(deadline) => return false,
+            stop = until_stop(link, listener, signals) => stop,
+        };
+        link.stop(sooner);
+        deadline = deadline.min(Instant::now() + sooner.within);
+    }
+}
+
+/// Leaves to a successor what one edge alone may write, once nothing more is written here.
+async fn hand_over(shared: Arc<Shared>, place: Arc<Place>, keeper: Option<JoinHandle<()>>) {
+    let Some(keeper) = keeper else { return };
+    if let Err(error) = keeper.await {
+        tracing::error!(%error, "the last snapshot may not be on disk");
+    }
+    if let Err(error) = tokio::task::spawn_blocking(move || shared.cache.close()).await {
+        tracing::error!(%error, "the cache on disk was not closed");
+    }
+    place.let_go();
 }
 
 /// Takes all the descriptors that the process may have: shells give 1,024 by default, one connection needs up to two.

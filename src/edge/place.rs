@@ -1,13 +1,14 @@
 //! What an edge holds of its state directory: the lock, the socket that control comes to, a directory of its own.
 //!
 //! Taken by `mod.rs` before the edge gives up its rights, so that lock and socket stay out of reach of the user that it
-//! becomes. The rule: one edge a state directory, and only control's user may connect.
+//! becomes. The rule: whoever holds the lock is the one that writes snapshot and cache, and only control's user may connect.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchown, flock, fstat, open, openat,
@@ -22,30 +23,56 @@ use crate::model::user::User;
 
 /// Controls that may wait to be greeted; there is one.
 const BACKLOG: i32 = 16;
+/// Between two looks whether the edge before has let go of the lock.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub struct Place {
-    /// Held for as long as it stays open.
-    _lock: File,
+    lock: File,
     /// Bound, and nobody can connect yet.
     socket: OwnedFd,
 }
 
 impl Place {
-    /// Takes it for an edge that will be `user`, or stays who it is.
-    pub fn take(state_dir: &Path, user: Option<User>) -> Result<Self, EdgeError> {
+    /// Takes it for an edge that will be `user`, or stays who it is. One that starts `beside` another takes the lock later.
+    pub fn take(state_dir: &Path, user: Option<User>, beside: bool) -> Result<Self, EdgeError> {
         let run = paths::run(state_dir);
         DirBuilder::new().recursive(true).mode(0o700).create(&run).map_err(wrong(&run))?;
-        let lock = lock(state_dir)?;
+        let lock = open_lock(state_dir)?;
+        if !beside && !lock_now(&lock).map_err(wrong(&run))? {
+            return Err(EdgeError::Taken(state_dir.to_owned()));
+        }
         let own = paths::edge_dir(state_dir);
         make_own(state_dir, &own, user).map_err(wrong(&own))?;
         let cache = paths::cache(state_dir);
         if let Err(error) = make_cache(&cache, user) {
             tracing::warn!(path = %cache.display(), %error, "there is no place for a cache on disk");
         }
-        let path = paths::edge_socket(state_dir);
+        let path = match beside {
+            true => paths::edge_beside(state_dir, std::process::id()),
+            false => paths::edge_socket(state_dir),
+        };
         let socket = bind_anew(&path).map_err(wrong(&path))?;
-        Ok(Self { _lock: lock, socket })
+        Ok(Self { lock, socket })
+    }
+
+    /// Returns when the lock is this edge's.
+    pub async fn own(&self) {
+        loop {
+            match lock_now(&self.lock) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the lock of the state directory cannot be taken"),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Leaves the lock to the next edge.
+    pub fn let_go(&self) {
+        if let Err(error) = flock(&self.lock, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the lock of the state directory stays with this edge");
+        }
     }
 
     /// Lets control connect from now on. Whoever listens is who the other end sees as its peer (unix(7), SO_PEERCRED),
@@ -61,18 +88,22 @@ fn wrong(path: &Path) -> impl Fn(io::Error) -> EdgeError {
     move |error| EdgeError::State { path: path.clone(), error }
 }
 
-fn lock(state_dir: &Path) -> Result<File, EdgeError> {
+fn open_lock(state_dir: &Path) -> Result<File, EdgeError> {
     let path = paths::run(state_dir).join("edge.lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    let file = file.map_err(wrong(&path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(EdgeError::Taken(state_dir.to_owned())),
-        Err(error) => Err(wrong(&path)(error.into())),
+    file.map_err(wrong(&path))
+}
+
+/// Whether the lock is ours from now on, or was before.
+fn lock_now(lock: &File) -> io::Result<bool> {
+    match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// The socket for control, in place of one that an edge before left behind, for the lock is ours.
+/// The socket for control, in place of one that an edge before left behind: the lock is ours, or our number is in its name.
 fn bind_anew(path: &Path) -> io::Result<OwnedFd> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -37,8 +37,9 @@ pub struct Table {
 #[derive(Debug, Clone)]
 pub struct Routed {
     pub upstream: Arc<Upstream>,
-    /// How long its requests may go on once it is not routed any more.
+    /// How long its requests may wait for their answers once it is not routed any more, and how long those may take.
     pub drain: Duration,
+    pub drain_long: Duration,
 }
 
 /// One route, ready for requests.
@@ -158,7 +159,8 @@ fn upstreams(section: &Routing, before: &Table, metrics: &Metrics) -> HashMap<Up
     let routed = |wanted: &snapshot::Upstream| {
         let known = before.upstreams.get(&wanted.id).map(|routed| routed.upstream.clone());
         let make = || Upstream::new(wanted, &before.ids, metrics.ejections(sites.get(&wanted.id)));
-        (wanted.id.clone(), Routed { upstream: known.unwrap_or_else(make), drain: wanted.drain })
+        let (drain, drain_long) = (wanted.drain, wanted.drain_long);
+        (wanted.id.clone(), Routed { upstream: known.unwrap_or_else(make), drain, drain_long })
     };
     section.upstreams.iter().map(routed).collect()
 }
@@ -173,6 +175,7 @@ mod tests {
             replicas: vec!["127.0.0.1:1".parse().unwrap()],
             protocol: Default::default(),
             drain: Duration::ZERO,
+            drain_long: Duration::ZERO,
             health: None,
         };
         Routing { upstreams: ids.iter().map(upstream).collect(), routes: Vec::new() }

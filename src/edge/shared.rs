@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub struct Shared {
     pub ids: RequestIds,
     /// Becomes true when the edge begins to stop.
     pub stopping: watch::Sender<bool>,
+    /// Whether another edge accepts from the same sockets by then, so that this one may wait for whoever is silent.
+    has_successor: AtomicBool,
     /// Wakes the connections that wait for a request then.
     pub stopped_waiting: Arc<Notify>,
 }
@@ -66,14 +69,21 @@ impl Shared {
             complaints: Complaints::default(),
             ids: RequestIds::new(),
             stopping: watch::Sender::new(false),
+            has_successor: AtomicBool::new(false),
             stopped_waiting: Arc::default(),
         }))
     }
 
     /// Begins to stop: every connection is told that its next request is its last.
-    pub fn stop(&self) {
+    pub fn stop(&self, has_successor: bool) {
+        self.has_successor.store(has_successor, Ordering::Release);
         self.stopping.send_replace(true);
         self.stopped_waiting.notify_waiters();
+    }
+
+    /// Whether whoever has not asked for anything yet is to be hurried: the edge ends soon.
+    pub fn hurries(&self) -> bool {
+        *self.stopping.borrow() && !self.has_successor.load(Ordering::Acquire)
     }
 }
 

@@ -28,6 +28,7 @@ pub struct Visit {
     /// requests say is not its word.
     is_unnamed: bool,
     passage: Mutex<Option<Box<Passage>>>,
+    is_answered: AtomicBool,
     is_torn: AtomicBool,
 }
 
@@ -43,7 +44,8 @@ impl Visit {
 
     fn whose(peer: IpAddr, local: SocketAddr, secure: Option<Arc<Certified>>, is_unnamed: bool) -> Self {
         let peer_text = peer.to_string().into_boxed_str();
-        Self { peer, peer_text, local, secure, is_unnamed, passage: Mutex::new(None), is_torn: AtomicBool::new(false) }
+        let (passage, is_answered, is_torn) = (Mutex::new(None), AtomicBool::new(false), AtomicBool::new(false));
+        Self { peer, peer_text, local, secure, is_unnamed, passage, is_answered, is_torn }
     }
 
     /// Whether what its requests say about where they come from is believed.
@@ -70,12 +72,22 @@ impl Visit {
 
     /// Leaves what `gateway` is to take up for the request that pingora is given next.
     pub fn leave(&self, passage: Box<Passage>) {
+        self.is_answered.store(false, Ordering::Relaxed);
         *self.passage.lock().unwrap_or_else(PoisonError::into_inner) = Some(passage);
     }
 
     /// Takes what was left.
     pub fn take(&self) -> Option<Box<Passage>> {
         self.passage.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The app has begun to answer.
+    pub fn answer(&self) {
+        self.is_answered.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_answered(&self) -> bool {
+        self.is_answered.load(Ordering::Relaxed)
     }
 
     /// An answer broke off after it had begun: the connection must not end as if that were its end.

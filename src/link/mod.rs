@@ -8,6 +8,8 @@ pub mod keys;
 pub mod why;
 mod wire;
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -43,8 +45,13 @@ pub enum Down {
     Forget { upstream: UpstreamId },
     /// Asks what would come of a request. Answered by `Why`, by an edge that knows the question.
     Why { token: u64, question: Question },
-    /// Ends the edge: it stops accepting, lets requests finish for this long, then exits.
-    Stop { within: Duration },
+    /// Ends the edge: it stops accepting, lets requests finish for this long, and obeys meanwhile; then it exits. With a
+    /// successor it lets go of what one edge alone may write, and hurries nobody who is silent.
+    Stop {
+        within: Duration,
+        #[serde(default)]
+        has_successor: bool,
+    },
     #[serde(other)]
     Unknown,
 }
@@ -62,6 +69,12 @@ pub enum Up {
         generation: Generation,
         /// What it listens on already.
         listeners: Listeners,
+        /// Which file it was started from, as `binary` tells it; `None` where nobody knows.
+        #[serde(default)]
+        binary: Option<String>,
+        /// Whether it was told to stop before.
+        #[serde(default)]
+        is_stopping: bool,
     },
     /// The section holds for every request that starts later, or, with a fault, the one before it still does.
     Applied {
@@ -73,10 +86,15 @@ pub enum Up {
     /// of the routing that begins a drain: an upstream that is neither routed nor here is drained.
     Draining {
         upstreams: Vec<UpstreamId>,
+        /// Their replicas: a release that is routed anew has others, and these drain beside them.
+        #[serde(default)]
+        addresses: Vec<Address>,
     },
-    /// One upstream has drained; `cut` requests were still running when its time was over.
+    /// One upstream has drained; `cut` requests were still running when their time was over.
     Drained {
         upstream: UpstreamId,
+        #[serde(default)]
+        addresses: Vec<Address>,
         cut: u64,
     },
     Purged {
@@ -156,6 +174,17 @@ pub struct UpstreamTraffic {
     pub errors: u64,
 }
 
+/// Which file a program was started from, or would be: device and inode, which no two files have at a time.
+pub fn binary(path: &Path) -> Option<String> {
+    let file = std::fs::metadata(path).ok()?;
+    Some(format!("{}:{}", file.dev(), file.ino()))
+}
+
+/// The file of this process, by whatever name it goes by now.
+pub fn own_binary() -> Option<String> {
+    binary(Path::new("/proc/self/exe"))
+}
+
 /// Places in the state directory that both planes must know.
 pub mod paths {
     use std::path::{Path, PathBuf};
@@ -183,6 +212,23 @@ pub mod paths {
     /// Where the edge listens for control. Mode 0600.
     pub fn edge_socket(state_dir: &Path) -> PathBuf {
         state_dir.join("run/edge.sock")
+    }
+
+    /// Where an edge listens for control that is not the one that serves: its successor to be, or one that finishes what it
+    /// began.
+    pub fn edge_beside(state_dir: &Path, pid: u32) -> PathBuf {
+        state_dir.join(format!("run/edge.{pid}.sock"))
+    }
+
+    /// All of those that there are.
+    pub fn edges_beside(state_dir: &Path) -> Vec<PathBuf> {
+        let is_one = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let pid = name.strip_prefix("edge.").and_then(|rest| rest.strip_suffix(".sock"));
+            pid.is_some_and(|pid| pid.parse::<u32>().is_ok())
+        };
+        let entries = std::fs::read_dir(run(state_dir)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(is_one).collect()
     }
 
     /// Where control answers hooks, challenges and the dashboard for the edge: an upstream like any other.

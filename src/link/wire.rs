@@ -1,6 +1,6 @@
 //! Framing: JSON lines over a Unix socket, with descriptors beside the bytes (SCM_RIGHTS, unix(7)).
 //!
-//! Called by both planes. The rule it keeps: the descriptors of a message arrive with its first byte, so when a line is
+//! Called by both planes. The rule it keeps: the descriptors of a message arrive with its first bytes, so when a line is
 //! whole its descriptors are there.
 
 use std::collections::VecDeque;
@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// The most descriptors one message may carry: SCM_MAX_FD of Linux.
-const DESCRIPTORS_MAX: usize = 253;
+/// The most descriptors that travel beside one piece of a message: SCM_MAX_FD of Linux.
+const BATCH: usize = 253;
+/// The most that one message may carry, a batch beside each of its first bytes.
+const DESCRIPTORS_MAX: usize = 4096;
 /// A longer line ends the connection, in bytes. 10,000 certificates are about 5 MB.
 const LINE_MAX: usize = 64 << 20;
 
@@ -72,17 +74,21 @@ impl Sender {
         }
         let mut line = serde_json::to_vec(&Envelope { descriptors: descriptors.len(), message })?;
         line.push(b'\n');
-        let mut sent = 0;
-        while sent < line.len() {
-            let beside = if sent == 0 { descriptors } else { &[] };
-            sent += self.stream.async_io(Interest::WRITABLE, || send_some(&self.stream, &line[sent..], beside)).await?;
+        let mut rest = line.as_slice();
+        let mut batches = descriptors.chunks(BATCH).peekable();
+        while !rest.is_empty() {
+            let beside = batches.next().unwrap_or_default();
+            // The last batch goes beside all that is left.
+            let piece = if batches.peek().is_some() { &rest[..1] } else { rest };
+            let sent = self.stream.async_io(Interest::WRITABLE, || send_some(&self.stream, piece, beside)).await?;
+            rest = &rest[sent..];
         }
         Ok(())
     }
 }
 
 fn send_some(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(descriptors));
@@ -132,7 +138,7 @@ impl Receiver {
 }
 
 fn receive_some(stream: &UnixStream, bytes: &mut Vec<u8>, descriptors: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut part = [0; 16 << 10];
     let received = recvmsg(stream.as_fd(), &mut [IoSliceMut::new(&mut part)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -197,11 +203,34 @@ mod tests {
         let (a, b) = UnixStream::pair().unwrap();
         let (_, mut receiver) = split(b);
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let many = vec![socket.as_fd(); DESCRIPTORS_MAX];
+        let many = vec![socket.as_fd(); BATCH];
         a.writable().await.unwrap();
-        for _ in 0..3 {
-            send_some(&a, b"no line", &many).unwrap();
+        // The other side closes before all of them are through.
+        let send = async { while a.async_io(Interest::WRITABLE, || send_some(&a, b"no line", &many)).await.is_ok() {} };
+        let receive = async move { receiver.receive::<String>().await };
+        assert!(matches!(tokio::join!(send, receive).1, Err(LinkError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn any_number_of_descriptors_arrives_in_order() {
+        let sockets: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let address = |socket: &std::net::TcpListener| socket.local_addr().unwrap();
+        for count in [1, 31, 33, 64, 252, 253, 254, 506, 700] {
+            let (a, b) = UnixStream::pair().unwrap();
+            let ((mut sender, _), (_, mut receiver)) = (split(a), split(b));
+            let many: Vec<_> = (0..count).map(|number| sockets[number % 3].as_fd()).collect();
+            let send = async {
+                sender.send(&"many", &many).await.unwrap();
+                sender.send(&"none", &[]).await.unwrap();
+            };
+            let ((), received) = tokio::join!(send, receiver.receive::<String>());
+            let received = received.unwrap().unwrap();
+            assert_eq!((received.message.as_str(), received.descriptors.len()), ("many", count));
+            for (number, descriptor) in received.descriptors.into_iter().enumerate() {
+                assert_eq!(address(&std::net::TcpListener::from(descriptor)), address(&sockets[number % 3]));
+            }
+            let next = receiver.receive::<String>().await.unwrap().unwrap();
+            assert_eq!((next.message.as_str(), next.descriptors.len()), ("none", 0));
         }
-        assert!(matches!(receiver.receive::<String>().await, Err(LinkError::Io(_))));
     }
 }

@@ -15,6 +15,8 @@ pub struct AppWish {
     pub replicas: Option<u16>,
     pub health: HealthWish,
     pub drain: Option<Duration>,
+    pub drain_long: Option<Duration>,
+    pub drain_max: Option<u16>,
     pub standby: Option<Duration>,
     pub monitor: Option<Duration>,
     pub dockerfile: Option<String>,
@@ -75,8 +77,14 @@ pub struct AppSpec {
     pub protocol: Protocol,
     pub replicas: u16,
     pub health: HealthCheck,
-    /// How long requests in flight may go on with a release that was replaced.
+    /// How long a release that was replaced may take to begin the answers to requests in flight.
     pub drain: Duration,
+    /// How long answers that have begun may go on with it: WebSockets, event streams, downloads.
+    #[serde(default = "drain_long")]
+    pub drain_long: Duration,
+    /// How many replaced releases of a site may go on for that at once.
+    #[serde(default = "drain_max")]
+    pub drain_max: u16,
     /// For how long it runs on, beyond that, when it was replaced: a rollback then starts nothing.
     #[serde(default)]
     pub standby: Duration,
@@ -152,6 +160,8 @@ impl AppWish {
                 timeout: self.health.timeout.or(other.health.timeout),
             },
             drain: self.drain.or(other.drain),
+            drain_long: self.drain_long.or(other.drain_long),
+            drain_max: self.drain_max.or(other.drain_max),
             standby: self.standby.or(other.standby),
             monitor: self.monitor.or(other.monitor),
             dockerfile: self.dockerfile.or(other.dockerfile),
@@ -178,6 +188,8 @@ impl AppWish {
                 timeout: self.health.timeout.unwrap_or(Duration::from_secs(60)),
             },
             drain: self.drain.unwrap_or(Duration::from_secs(30)),
+            drain_long: self.drain_long.unwrap_or_else(drain_long),
+            drain_max: self.drain_max.unwrap_or_else(drain_max),
             standby: self.standby.unwrap_or_default(),
             monitor: self.monitor.unwrap_or_else(monitored),
             dockerfile: self.dockerfile.unwrap_or_else(|| "Dockerfile".to_owned()),
@@ -208,6 +220,15 @@ fn monitored() -> Duration {
     Duration::from_secs(300)
 }
 
+/// Half an hour, unless somebody wishes otherwise.
+pub fn drain_long() -> Duration {
+    Duration::from_secs(30 * 60)
+}
+
+fn drain_max() -> u16 {
+    5
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,7 +251,7 @@ mod tests {
     fn a_specification_stored_before_there_was_a_choice_has_what_was_usual() {
         let spec = AppWish::default().settle();
         let mut stored = serde_json::to_value(&spec).unwrap();
-        for key in ["protocol", "standby", "monitor", "container"] {
+        for key in ["protocol", "drain_long", "drain_max", "standby", "monitor", "container"] {
             assert!(stored.as_object_mut().unwrap().remove(key).is_some(), "{key}");
         }
         assert_eq!(serde_json::from_value::<AppSpec>(stored).unwrap(), spec);

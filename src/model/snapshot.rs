@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
-use super::app::Protocol;
+use super::app::{Protocol, drain_long};
 use super::certificate::CertificateFiles;
 use super::machine::{AccessLog, CacheSizes, Limits, Listeners};
 use super::route::{Route, UpstreamId};
@@ -73,8 +73,11 @@ pub struct Upstream {
     pub replicas: Vec<Address>,
     #[serde(default)]
     pub protocol: Protocol,
-    /// How long requests in flight may go on once it is absent.
+    /// How long requests in flight may wait for their answers to begin once it is absent.
     pub drain: Duration,
+    /// How long answers that have begun may go on then.
+    #[serde(default = "drain_long")]
+    pub drain_long: Duration,
     /// How its replicas are asked whether they are well; `None`: nobody asks.
     #[serde(default)]
     pub health: Option<Health>,

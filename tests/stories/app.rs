@@ -14,10 +14,10 @@ use axum::extract::{Path as UrlPath, Query, Request};
 use axum::http::{HeaderMap, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -27,10 +27,14 @@ const FRAIL: u64 = 5;
 static ANSWERS: AtomicU64 = AtomicU64::new(0);
 static IS_BUSY: AtomicBool = AtomicBool::new(false);
 static IS_DEAF: AtomicBool = AtomicBool::new(false);
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
 static DEAF: Notify = Notify::const_new();
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    if std::env::args().nth(1).is_some_and(|word| word == "refusing-edge") {
+        return refusing_edge().await;
+    }
     if Path::new("crash").exists() {
         eprintln!("the reason why it crashed");
         std::process::exit(3);
@@ -44,7 +48,10 @@ async fn main() {
         .route("/private", get(private))
         .route("/slow", get(slow))
         .route("/echo", post(echo))
+        .route("/once", post(once))
         .route("/sse", get(sse))
+        .route("/endless", get(endless))
+        .route("/download", get(download))
         .route("/ws", any(upgrade))
         .route("/headers", any(headers))
         .route("/die", post(die))
@@ -59,7 +66,7 @@ async fn main() {
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     let finish = async move {
         tokio::select! {
-            _ = terminate.recv() => {}
+            _ = terminate.recv() => IS_ENDING.store(true, Ordering::Relaxed),
             () = DEAF.notified() => {}
         }
     };
@@ -77,6 +84,29 @@ async fn main() {
     }
     if IS_DEAF.load(Ordering::Relaxed) {
         std::future::pending().await
+    }
+}
+
+/// In place of an edge: says hello to control, and takes nothing that it is told.
+async fn refusing_edge() {
+    let state = std::env::args().skip_while(|word| word != "--state").nth(1).unwrap();
+    let socket = PathBuf::from(state).join(format!("run/edge.{}.sock", std::process::id()));
+    let (stream, _) = UnixListener::bind(socket).unwrap().accept().await.unwrap();
+    let (from, mut to) = stream.into_split();
+    let listeners = serde_json::json!({ "http": [], "https": [], "metrics": null });
+    let hello =
+        serde_json::json!({ "type": "hello", "version": "9", "pid": 1, "generation": 0, "listeners": listeners });
+    let mut say = async |message: serde_json::Value| {
+        let line = format!("{}\n", serde_json::json!({ "message": message }));
+        to.write_all(line.as_bytes()).await.unwrap();
+    };
+    say(hello).await;
+    let mut lines = tokio::io::BufReader::new(from).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let (generation, kind) = (&told["message"]["generation"], &told["message"]["section"]["section"]);
+        let fault = "this conf is not for me";
+        say(serde_json::json!({ "type": "applied", "generation": generation, "kind": kind, "fault": fault })).await;
     }
 }
 
@@ -140,6 +170,18 @@ async fn slow(Query(slow): Query<Slow>) -> String {
     text()
 }
 
+/// Writes down what was posted, in the file that the environment names, and takes a moment over the answer, each 16th time a
+/// long one.
+async fn once(id: String) -> StatusCode {
+    use std::io::Write;
+    let path = std::env::var("ONCE").unwrap();
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(format!("{id}\n").as_bytes()).unwrap();
+    let is_slow = id.parse::<u64>().is_ok_and(|id| id.is_multiple_of(16));
+    tokio::time::sleep(Duration::from_millis(if is_slow { 300 } else { 2 })).await;
+    StatusCode::OK
+}
+
 async fn echo(body: Body) -> Body {
     body
 }
@@ -151,6 +193,33 @@ async fn sse() -> impl IntoResponse {
         (n < 100).then(|| (Ok::<_, Infallible>(Bytes::from(format!("data: {n}\n\n"))), n + 1))
     });
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(events))
+}
+
+/// Events, one each 20 ms, until the app is told to end: then it says goodbye.
+async fn endless() -> impl IntoResponse {
+    let events = stream::unfold(0, |n| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let event = match IS_ENDING.load(Ordering::Relaxed) {
+            false => format!("data: {n}\n\n"),
+            true if n > 0 => "data: goodbye\n\n".to_owned(),
+            true => return None,
+        };
+        let next = if IS_ENDING.load(Ordering::Relaxed) { 0 } else { n + 1 };
+        Some((Ok::<_, Infallible>(Bytes::from(event)), next))
+    });
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(events))
+}
+
+/// More than all buffers on the way hold: 16 MiB in lines that count.
+async fn download() -> impl IntoResponse {
+    let lines: String = (0..1 << 20).map(|n| format!("{n:015}\n")).collect();
+    let length = lines.len();
+    let parts = stream::iter(0..length.div_ceil(64 << 10)).map(move |part| {
+        let from = part * (64 << 10);
+        Ok::<_, Infallible>(Bytes::copy_from_slice(&lines.as_bytes()[from..(from + (64 << 10)).min(length)]))
+    });
+    let headers = [(header::CONTENT_LENGTH, length.to_string()), (header::CACHE_CONTROL, "no-store".to_owned())];
+    (headers, Body::from_stream(parts))
 }
 
 /// After the handshake every byte comes back.

@@ -81,14 +81,22 @@ pub async fn send(sender: &mut Sender, request: Request<Full<Bytes>>) -> Result<
     whole(response).await
 }
 
+pub async fn http2<S>(stream: S) -> Result<hyper::client::conn::http2::SendRequest<Full<Bytes>>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (sender, connection) = shaken.map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
 /// One request over HTTP/2; the host goes into the target, as h2 has it.
 pub async fn send2<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Answer, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-    let (mut sender, connection) = shaken.map_err(|error| error.to_string())?;
-    tokio::spawn(connection);
+    let mut sender = http2(stream).await?;
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     whole(response).await
 }

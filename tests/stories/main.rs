@@ -1,6 +1,7 @@
 //! The promises of the product, told against the real binary: one file a subject.
 
 mod http;
+mod long_lived;
 mod visitors;
 mod world;
 
@@ -18,6 +19,7 @@ mod deploying;
 mod docker;
 mod docker_trouble;
 mod doctor;
+mod draining;
 mod engine;
 mod forges;
 mod full_disk;
@@ -44,4 +46,5 @@ mod serving;
 mod surviving;
 mod swapping;
 mod two_ways;
+mod upgrading;
 mod why;

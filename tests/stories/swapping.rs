@@ -1,11 +1,21 @@
 //! A push becomes a served release, and no visitor notices.
 
-use std::process::Command;
+use std::collections::HashMap;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use ::http::Request;
+use ::http::{Request, StatusCode};
+use http_body_util::Full;
 
-use crate::visitors::Visitors;
-use crate::world::World;
+use crate::http;
+use crate::visitors::{Visitors, Way};
+use crate::world::{PATIENCE, World};
+
+/// How many swaps there are: a few, or as many as `OPRI_SWAPS` says.
+fn swaps() -> u64 {
+    std::env::var("OPRI_SWAPS").ok().and_then(|count| count.parse().ok()).unwrap_or(5)
+}
 
 #[test]
 fn twenty_swaps_under_thirty_two_visitors_fail_nobody() {
@@ -25,6 +35,93 @@ fn twenty_swaps_under_thirty_two_visitors_fail_nobody() {
     }
     visitors.go().is_flawless();
     prime.until("only the last release's app runs", || prime.app_pids().len() == 1);
+}
+
+/// With 100 swaps it goes on until 200,000 requests are through.
+#[test]
+fn whoever_asks_after_a_swap_sees_the_new_release_by_every_protocol() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page 0");
+    let prime = world.prime().hosting(&shop, "").start();
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "page 0");
+    let visitors = Visitors::come_by(&Way::ALL, &prime, 32, ("shop.test", "page "));
+    for number in 1..=swaps() {
+        shop.commit(&format!("page {number}"));
+        prime.deploys(&shop, "master");
+        visitors.tally.newest.store(number, Ordering::Release);
+        let due = number * 2000;
+        let through = visitors.tally.requests.load(Ordering::Relaxed);
+        if swaps() >= 100 && through < due {
+            visitors.ask_more((due - through).min(2000));
+        }
+    }
+    let tally = visitors.go();
+    println!("{} swaps, {:?} requests, {} failed or old", swaps(), tally.requests, tally.failed());
+    tally.is_flawless();
+}
+
+/// With 100 swaps it is 50,000 posts.
+#[test]
+fn nothing_is_posted_twice_though_releases_are_killed_while_they_drain() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("page 0");
+    let ids = world.path().join("ids");
+    let conf = format!("[app]\ndrain = \"2s\"\nenv = {{ ONCE = \"{}\" }}\n", ids.display());
+    let prime = world.prime().hosting(&shop, &conf).start();
+    prime.deploys(&shop, "master");
+    prime.says("http://shop.test", "page 0");
+    let (next, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let answers = Arc::new(Mutex::new(HashMap::new()));
+    let poster = |_| {
+        let (next, stop, answers, address) = (next.clone(), stop.clone(), answers.clone(), prime.address("http"));
+        world.runtime.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let id = next.fetch_add(1, Ordering::Relaxed);
+                let answer = async {
+                    let mut sender = http::http1(http::tcp(address).await?).await?;
+                    let request = Request::post("/once").header("host", "shop.test");
+                    http::send(&mut sender, request.body(Full::new(id.to_string().into())).unwrap()).await
+                };
+                let status = tokio::time::timeout(PATIENCE, answer).await.map_err(|error| error.to_string());
+                answers.lock().unwrap().insert(id, status.flatten().map(|answer| answer.status));
+            }
+        })
+    };
+    let posters: Vec<_> = (0..32).map(poster).collect();
+    for number in 1..=swaps() {
+        let before = prime.app_pids();
+        shop.commit(&format!("page {number}"));
+        prime.deploys(&shop, "master");
+        if number % 5 == 0 {
+            for app in before {
+                let _ =
+                    std::process::Command::new("kill").args(["-9", &app.to_string()]).stderr(Stdio::null()).status();
+            }
+        }
+        if swaps() >= 100 {
+            prime.until("enough is posted", || next.load(Ordering::Relaxed) >= number * 500);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    posters.into_iter().for_each(|poster| world.runtime.block_on(poster).unwrap());
+    let answers = answers.lock().unwrap();
+    let mut done: HashMap<u64, usize> = HashMap::new();
+    for line in std::fs::read_to_string(&ids).unwrap().lines() {
+        *done.entry(line.parse().unwrap()).or_default() += 1;
+    }
+    let lost = answers.values().filter(|answer| **answer != Ok(StatusCode::OK)).count();
+    println!("{} swaps, {} posts, {lost} answered 502", swaps(), answers.len());
+    assert_eq!(done.values().filter(|times| **times > 1).count(), 0, "done twice");
+    assert!(swaps() < 100 || lost > 0, "nobody was killed in time");
+    for (id, answer) in answers.iter() {
+        match answer {
+            Ok(StatusCode::OK) => assert_eq!(done.get(id), Some(&1), "{id} was answered and not done"),
+            other => assert_eq!(*other, Ok(StatusCode::BAD_GATEWAY), "{id}\n{}", prime.logs()),
+        }
+    }
 }
 
 #[test]

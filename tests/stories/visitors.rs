@@ -1,5 +1,6 @@
 //! Visitors who ask without a pause while something happens, and write down whatever is not a whole, right answer.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use http_body_util::Full;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::http::{self, Sender};
+use crate::http::{self, Answer, Sender};
 use crate::world::Prime;
 
 /// A request that takes longer has failed.
@@ -19,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Tally {
     pub requests: AtomicU64,
+    /// The number of the page that every request which begins from now on must see, or a later one.
+    pub newest: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
 
@@ -35,6 +38,23 @@ impl Tally {
     }
 }
 
+/// How a visitor comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// HTTP/1.1, over one connection for as long as that lasts.
+    Kept,
+    /// HTTP/1.1, over a connection for each request.
+    Closing,
+    /// As `Kept`, by TLS.
+    Secure,
+    /// HTTP/2, by TLS.
+    Http2,
+}
+
+impl Way {
+    pub const ALL: [Way; 4] = [Way::Kept, Way::Closing, Way::Secure, Way::Http2];
+}
+
 pub struct Visitors<'p> {
     prime: &'p Prime<'p>,
     pub tally: Arc<Tally>,
@@ -46,18 +66,27 @@ impl<'p> Visitors<'p> {
     /// `count` visitors of `host`, every second of whom keeps its connection; a right answer is 200 and begins with
     /// `page`.
     pub fn come(prime: &'p Prime<'p>, count: usize, host: &str, page: &'static str) -> Self {
+        Self::come_by(&[Way::Kept, Way::Closing], prime, count, (host, page))
+    }
+
+    /// As `come`, in turn by each of these ways.
+    pub fn come_by(ways: &[Way], prime: &'p Prime<'p>, count: usize, (host, page): (&str, &'static str)) -> Self {
         let (tally, stop) = (Arc::new(Tally::default()), Arc::new(AtomicBool::new(false)));
-        let address = prime.address("http");
+        let is_secure = ways.iter().any(|way| matches!(way, Way::Secure | Way::Http2));
+        let root = if is_secure { prime.root() } else { String::new() };
         let visit = |index: usize| {
-            let (tally, stop, host) = (tally.clone(), stop.clone(), host.to_owned());
+            let way = ways[index % ways.len()];
+            let address = prime.address(if matches!(way, Way::Secure | Way::Http2) { "https" } else { "http" });
+            let mut visitor = Visitor { way, address, host: host.to_owned(), root: root.clone(), page, kept: None };
+            let (tally, stop) = (tally.clone(), stop.clone());
             prime.world.runtime.spawn(async move {
-                let mut kept: Option<Sender> = None;
                 while !stop.load(Ordering::Relaxed) {
-                    let asking = ask(&mut kept, address, &host, index.is_multiple_of(2), page);
+                    let asking = visitor.ask(tally.newest.load(Ordering::Acquire));
                     let outcome = timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err("no answer".to_owned()));
                     tally.requests.fetch_add(1, Ordering::Relaxed);
                     if let Err(error) = outcome {
-                        tally.failures.lock().unwrap().push(error);
+                        visitor.kept = None;
+                        tally.failures.lock().unwrap().push(format!("{:?}: {error}", visitor.way));
                     }
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
@@ -84,29 +113,98 @@ impl<'p> Visitors<'p> {
     }
 }
 
-async fn ask(
-    kept: &mut Option<Sender>,
-    address: std::net::SocketAddr,
-    host: &str,
-    keeps: bool,
-    page: &str,
-) -> Result<(), String> {
-    let mut sender = match kept.take() {
-        Some(sender) => sender,
-        None => http::http1(http::tcp(address).await?).await?,
-    };
-    let mut request = Request::get("/").header("host", host);
-    if !keeps {
-        request = request.header("connection", "close");
+struct Visitor {
+    way: Way,
+    address: SocketAddr,
+    host: String,
+    root: String,
+    page: &'static str,
+    kept: Option<Kept>,
+}
+
+enum Kept {
+    Http1(Sender),
+    Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
+}
+
+impl Visitor {
+    /// Asks for the page, whose number must not be below `newest`.
+    async fn ask(&mut self, newest: u64) -> Result<(), String> {
+        let answer = loop {
+            let (mut kept, is_new) = match self.kept.take() {
+                Some(kept) => (kept, false),
+                None => (self.connect().await?, true),
+            };
+            match self.send(&mut kept).await? {
+                Some(answer) => {
+                    // What the server said it will close is not used again.
+                    let keeps = self.way != Way::Closing && answer.header("connection") != "close";
+                    self.kept = keeps.then_some(kept);
+                    break answer;
+                }
+                // The connection was over before a byte was sent, as the server is free to say at any time.
+                None if is_new => return Err("a new connection took no request".to_owned()),
+                None => {}
+            }
+        };
+        if answer.status != StatusCode::OK || !answer.body.starts_with(self.page) {
+            return Err(format!("{} {:?}", answer.status, answer.body));
+        }
+        let number = answer.body[self.page.len()..].trim().parse::<u64>();
+        match number {
+            Ok(number) if number < newest => Err(format!("page {number} after page {newest} was acknowledged")),
+            _ => Ok(()),
+        }
     }
-    let request: Request<Full<Bytes>> = request.body(Full::default()).unwrap();
-    let answer = http::send(&mut sender, request).await?;
-    if answer.status != StatusCode::OK || !answer.body.starts_with(page) {
-        return Err(format!("{} {:?}", answer.status, answer.body));
+
+    async fn connect(&self) -> Result<Kept, String> {
+        let tls = |alpn| http::tls(self.address, &self.host, &self.root, alpn);
+        match self.way {
+            Way::Kept | Way::Closing => Ok(Kept::Http1(http::http1(http::tcp(self.address).await?).await?)),
+            Way::Secure => Ok(Kept::Http1(http::http1(tls("http/1.1").await?).await?)),
+            Way::Http2 => Ok(Kept::Http2(http::http2(tls("h2").await?).await?)),
+        }
     }
-    // What the server said it will close is not used again.
-    if keeps && answer.header("connection") != "close" && sender.ready().await.is_ok() {
-        *kept = Some(sender);
+
+    /// The answer; `None` when the request was not sent.
+    async fn send(&self, kept: &mut Kept) -> Result<Option<Answer>, String> {
+        let request = Request::get(match self.way {
+            Way::Http2 => format!("https://{}/", self.host),
+            _ => "/".to_owned(),
+        });
+        let request = match self.way {
+            Way::Http2 => request,
+            Way::Closing => request.header("host", &self.host).header("connection", "close"),
+            Way::Kept | Way::Secure => request.header("host", &self.host),
+        };
+        let request = request.body(Full::default()).unwrap();
+        let sent = match kept {
+            Kept::Http1(sender) => match sender.ready().await {
+                Ok(()) => sender.try_send_request(request).await,
+                Err(_) => return Ok(None),
+            },
+            Kept::Http2(sender) => match sender.ready().await {
+                Ok(()) => sender.try_send_request(request).await,
+                Err(_) => return Ok(None),
+            },
+        };
+        match sent {
+            Ok(response) => http::whole(response).await.map(Some),
+            Err(mut error) => match error.take_message() {
+                Some(_) => Ok(None),
+                None => not_taken(error.into_error()).map(|()| None),
+            },
+        }
     }
-    Ok(())
+}
+
+/// Whether a request over HTTP/2 was not looked at, by the server's word: then every client asks again (RFC 9113 section 8.7).
+fn not_taken(error: hyper::Error) -> Result<(), String> {
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    let is_announced = |cause: &h2::Error| cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR);
+    match cause {
+        Some(cause) if is_announced(cause) || cause.reason() == Some(h2::Reason::REFUSED_STREAM) => Ok(()),
+        Some(cause) => Err(format!("{error}: {cause}")),
+        None => Err(error.to_string()),
+    }
 }

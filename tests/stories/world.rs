@@ -42,6 +42,28 @@ impl World {
         self.dir.path()
     }
 
+    /// The program that Prime is started from: the one that was built, or the one that lies in this world.
+    pub fn binary(&self) -> PathBuf {
+        let own = self.path().join("opri");
+        if own.exists() { own } else { PathBuf::from(env!("CARGO_BIN_EXE_opri")) }
+    }
+
+    /// Puts a program of its own into this world, or another in place of that one: a copy of what was built.
+    pub fn install(&self) {
+        let aside = self.path().join("opri.new");
+        fs::copy(env!("CARGO_BIN_EXE_opri"), &aside).unwrap();
+        fs::rename(aside, self.path().join("opri")).unwrap();
+    }
+
+    /// As `install`, with a shell script.
+    pub fn install_script(&self, lines: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let aside = self.path().join("opri.new");
+        fs::write(&aside, format!("#!/bin/sh\n{lines}\n")).unwrap();
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(aside, self.path().join("opri")).unwrap();
+    }
+
     /// A repository `acme/<name>` with the story app on its master branch.
     pub fn repo(&self, name: &str) -> Repo {
         let repo = self.empty_repo(name);
@@ -205,13 +227,23 @@ impl Prime<'_> {
 
     /// Starts `opri serve`, which may end before it answers.
     pub fn begin_control(&self) {
+        self.spawn(Command::new(self.world.binary()), Stdio::null());
+    }
+
+    /// As `start`, by a program that becomes `opri` with these arguments, and with something for its standard input.
+    pub fn start_by(&self, program: Command, input: Stdio) {
+        self.spawn(program, input);
+        self.is_up();
+    }
+
+    fn spawn(&self, mut program: Command, input: Stdio) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
-        let child = opri()
+        let child = program
             .args(["serve", "--conf"])
             .arg(self.world.path().join("conf"))
             .current_dir(self.world.path())
             .envs(self.environment.iter().cloned())
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -270,6 +302,18 @@ impl Prime<'_> {
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
     }
 
+    /// The edges of this Prime that run: the one that serves, and those that finish.
+    pub fn edge_pids(&self) -> Vec<u32> {
+        let state = format!("edge\0--state\0{}", self.world.path().join("state").display());
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let is_edge = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&state)
+        };
+        pids.filter(is_edge).collect()
+    }
+
     pub fn edge_pid(&self) -> u64 {
         self.status.borrow()["edge"]["pid"].as_u64().unwrap()
     }
@@ -289,6 +333,14 @@ impl Prime<'_> {
     pub fn opri(&self, arguments: &[&str]) -> Output {
         let conf = self.world.path().join("conf");
         opri().args(arguments).arg("--conf").arg(conf).current_dir(self.world.path()).output().unwrap()
+    }
+
+    /// A verb that goes on beside the story.
+    pub fn begin_opri(&self, arguments: &[&str]) -> Child {
+        let conf = self.world.path().join("conf");
+        let mut verb = opri();
+        verb.args(arguments).arg("--conf").arg(conf).current_dir(self.world.path());
+        verb.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     /// A verb that must do its work; tells what it printed.
@@ -515,8 +567,8 @@ impl Drop for Prime<'_> {
             let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.contains(&self.world.path().display().to_string())
         };
-        if let Some(pid) = edge.filter(is_ours) {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        for pid in edge.filter(is_ours).into_iter().chain(self.edge_pids().into_iter().map(i64::from)) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
         }
         for pid in self.app_pids() {
             let _ = Command::new("kill").args(["-9", "--", &format!("-{pid}")]).stderr(Stdio::null()).status();

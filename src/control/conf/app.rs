@@ -20,6 +20,7 @@ pub fn read(mut table: Table<'_>) -> AppWish {
     let mut wish = repository_keys(&mut table);
     let number = |word: Word<'_>| word.whole(1..=REPLICAS_MAX).and_then(|number| u16::try_from(number).ok());
     wish.replicas = table.word("replicas").and_then(number);
+    wish.drain_max = table.word("drain_max").and_then(number);
     wish.env = table.table("env").map(environment).unwrap_or_default();
     wish.services = table.list("services").map(|words| named_once(words, &SERVICES));
     wish.container = container(&mut table);
@@ -65,6 +66,7 @@ fn repository_keys(table: &mut Table<'_>) -> AppWish {
         protocol: table.word("protocol").and_then(|word| word.choice(&PROTOCOLS)),
         health: table.table("health").map(health).unwrap_or_default(),
         drain: table.word("drain").and_then(|word| word.duration(Duration::ZERO..=DAY)),
+        drain_long: table.word("drain_long").and_then(|word| word.duration(Duration::ZERO..=DAY)),
         standby: table.word("standby").and_then(|word| word.duration(Duration::ZERO..=DAY)),
         monitor: table.word("monitor").and_then(|word| word.duration(Duration::ZERO..=DAY)),
         dockerfile: table.word("dockerfile").and_then(|word| path_inside(&word)),

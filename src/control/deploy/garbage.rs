@@ -232,7 +232,7 @@ fn size_of(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::deployment::{DeploymentId, Stage};
+    use crate::model::deployment::{Cause, DeploymentId, Stage};
 
     #[test]
     fn logs_stay_as_long_as_their_releases_and_of_others_the_newest() {

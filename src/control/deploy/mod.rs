@@ -6,6 +6,7 @@
 //! desk tells a deployment that runs; `garbage` removes what nobody needs any more; `history` is what has been.
 
 pub mod desk;
+pub mod drains;
 pub mod garbage;
 mod gate;
 pub mod history;
@@ -29,11 +30,14 @@ use crate::control::observe::Observed;
 use crate::control::runtime::{Runtime, RuntimeError};
 use crate::control::source::{Source, SourceError};
 use crate::control::store::StoreError;
+use crate::model::address::Address;
+use crate::model::app::AppSpec;
 use crate::model::deployment::{Deployment, DeploymentId};
 use crate::model::name::{Commit, ProjectName, Site};
 use crate::model::project::Project;
 use crate::model::release::Release;
 
+use drains::Drains;
 use gate::GateError;
 use history::History;
 use monitor::Monitor;
@@ -96,6 +100,8 @@ pub struct Workshop {
     pub state_dir: PathBuf,
     pub monitor: Monitor,
     pub standby: Standby,
+    /// What was replaced and goes on for whoever it answers.
+    pub drains: Drains,
     /// As many as builds may run at once.
     pub builds: Semaphore,
     pub progress: broadcast::Sender<Deployment>,
@@ -114,6 +120,16 @@ impl Workshop {
         tokio::select! {
             () = work => {}
             _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+    }
+
+    /// Waits until replicas that were replaced answer nobody any more, their time is over, or too many others were replaced
+    /// since; tells how many requests did not end by themselves.
+    async fn drained(&self, site: &Site, replicas: Vec<Address>, app: &AppSpec) -> u64 {
+        let place = self.drains.join(site, app.drain_max);
+        tokio::select! {
+            cut = self.live.drained(replicas, app.drain.max(app.drain_long)) => cut,
+            () = place.lost() => 1,
         }
     }
 

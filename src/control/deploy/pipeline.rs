@@ -3,6 +3,7 @@
 //! Called by the desk, one at a time for a site. Every stage is stored before its effects; whatever fails before the swap
 //! leaves what serves as it is, and says why with the app's last words.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,6 +32,8 @@ const LAST_WORDS: usize = 15;
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// What stands by has been well before: it answers its health check within this, or is started anew.
 const STANDBY_ANSWER: Duration = Duration::from_secs(1);
+/// What a drain takes beyond its time until what is left of it is known to go on.
+const SETTLED: Duration = Duration::from_secs(2);
 /// After so many a deployment is not begun again.
 const INTERRUPTIONS: u32 = 3;
 
@@ -360,36 +363,36 @@ struct Behind {
 impl Behind {
     async fn drain(mut self, number: u64, old: Option<Release>, before: Option<ActiveRecord>) {
         let since = Instant::now();
-        let replaced = old.zip(before);
-        if let Some((old, before)) = &replaced {
-            drain(&self.workshop, old).await;
-            if old.app.standby.is_zero() {
-                retire(&self.workshop, old, before).await;
+        let (workshop, replaced) = (self.workshop.clone(), old.zip(before));
+        let limit = replaced.as_ref().map_or(Duration::ZERO, |(old, _)| old.app.drain + SETTLED);
+        let mut leaving = pin!(async {
+            if let Some((old, before)) = &replaced {
+                retire(&workshop, old, before).await;
             }
-        }
+        });
+        // What goes on for longer, or stands by, goes on behind, and is no part of the deployment any more.
+        let is_gone = timeout(limit, leaving.as_mut()).await.is_ok();
         self.workshop.observed.stage_took(Stage::Draining, since.elapsed());
         self.deployment.stage = Stage::Done;
         end(&self.workshop, &mut self.deployment, Outcome::Live { release: number }).await;
         garbage::sweep(&self.workshop, &self.deployment.id.site).await;
-        if let Some((old, before)) = replaced.filter(|(old, _)| !old.app.standby.is_zero()) {
-            sleep(old.app.standby).await;
-            retire(&self.workshop, &old, &before).await;
+        if !is_gone {
+            leaving.await;
         }
     }
 }
 
-/// Waits for the last request of a release that was replaced.
-async fn drain(workshop: &Workshop, old: &Release) {
+/// Waits for the last request of a release that was replaced, and for as long as it stands by; then stops it, unless it
+/// serves again.
+async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
     crash_point!("retire.before");
-    let cut = workshop.live.drained(old.upstream(), old.app.drain).await;
+    let addresses = before.replicas.iter().map(|placed| placed.address.clone()).collect();
+    let cut = workshop.drained(&old.site, addresses, &old.app).await;
     crash_point!("drained");
     if cut > 0 {
-        tracing::warn!(release = old.name(), site = %old.site, cut, "requests were cut at the end of the drain");
+        tracing::warn!(release = old.name(), site = %old.site, cut, "requests did not end by themselves in the drain");
     }
-}
-
-/// Stops what was replaced, unless it serves again.
-async fn retire(workshop: &Workshop, old: &Release, before: &ActiveRecord) {
+    sleep(old.app.standby).await;
     if let Some(record) = workshop.standby.take_of(&old.upstream(), before.since) {
         stop_replicas(workshop, &record).await;
     }
@@ -425,6 +428,7 @@ pub fn serving(release: &Release, active: &ActiveRecord) -> Active {
         replicas: active.replicas.iter().map(|placed| placed.address.clone()).collect(),
         protocol: release.app.protocol,
         drain: release.app.drain,
+        drain_long: release.app.drain_long,
         health: release.app.health.clone(),
         replaced: active.replaced.iter().map(|one| replaced(release, one)).collect(),
     }

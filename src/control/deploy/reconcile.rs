@@ -103,11 +103,13 @@ impl Found {
             if let Err(error) = workshop.history.started().await {
                 tracing::warn!(%error, "it could not be stored that the apps are started");
             }
-            for orphan in orphans {
-                if let Err(error) = clear_away(&workshop, &orphan).await {
+            // Each by itself: one may go on for long for whoever it still answers.
+            let clearing = orphans.iter().map(async |orphan| {
+                if let Err(error) = clear_away(&workshop, orphan).await {
                     tracing::error!(%error, site = %orphan.site, "a leftover could not be cleared away");
                 }
-            }
+            });
+            futures_util::future::join_all(clearing).await;
         });
     }
 }
@@ -143,7 +145,7 @@ async fn settle(history: &History, mut deployment: Deployment) -> Result<Option<
 async fn clear_away(workshop: &Workshop, orphan: &Replica) -> Result<(), DeployError> {
     crash_point!("leftover.before");
     if let Some(release) = workshop.history.release(&orphan.site, orphan.release).await? {
-        workshop.live.drained(release.upstream(), release.app.drain).await;
+        workshop.drained(&orphan.site, orphan.candidates.clone(), &release.app).await;
     }
     tracing::info!(site = %orphan.site, release = orphan.release, "a leftover is stopped");
     workshop.runtime.stop(orphan, STOP_GRACE).await?;

@@ -259,7 +259,8 @@ pub async fn lay_off(workshop: &Arc<Workshop>, site: Site) {
     tokio::spawn(async move {
         let Ok(Some(active)) = workshop.history.active(&site).await else { return };
         let Ok(Some(release)) = workshop.history.release(&site, active.release).await else { return };
-        workshop.live.drained(release.upstream(), release.app.drain).await;
+        let addresses = active.replicas.iter().map(|placed| placed.address.clone()).collect();
+        workshop.drained(&site, addresses, &release.app).await;
         // Named again meanwhile: then it serves again.
         if !is_hosted(&workshop, &site) {
             stop_replicas(&workshop, &active).await;
@@ -289,7 +290,8 @@ pub async fn dismantle(workshop: &Workshop, site: &Site) -> Result<(), DeployErr
     if let Some(active) = workshop.history.active(site).await?
         && let Some(release) = workshop.history.release(site, active.release).await?
     {
-        workshop.live.drained(release.upstream(), release.app.drain).await;
+        let addresses = active.replicas.iter().map(|placed| placed.address.clone()).collect();
+        workshop.drained(site, addresses, &release.app).await;
         stop_replicas(workshop, &active).await;
     }
     for release in workshop.history.releases(site).await? {

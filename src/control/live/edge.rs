@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -70,9 +70,24 @@ pub struct Edge {
     pub sockets: Vec<OwnedFd>,
     /// Whether it was running before.
     pub was_adopted: bool,
+    /// Which file it was started from; `None` where it does not say.
+    pub binary: Option<String>,
+    pub is_stopping: bool,
 }
 
 impl Edge {
+    /// The edge that serves here, or was to when the one before it died, or a new one.
+    pub async fn find(home: &Home) -> Result<Self, EdgeError> {
+        let serving = Self::at(home, &paths::edge_socket(&home.state_dir)).await;
+        match serving {
+            Some(edge) => Ok(edge),
+            None => match Self::heir(home).await {
+                Some(edge) => Ok(edge),
+                None => Self::connect(home).await,
+            },
+        }
+    }
+
     /// Connects to the edge of this state directory, and starts one when none answers.
     pub async fn connect(home: &Home) -> Result<Self, EdgeError> {
         let socket = paths::edge_socket(&home.state_dir);
@@ -80,8 +95,8 @@ impl Edge {
             return Self::greet(home, stream, true).await;
         }
         home.open_to(home.wanted())?;
-        let log = home.state_dir.join("logs/edge.log");
-        let mut child = spawn(home, &log).map_err(EdgeError::Spawn)?;
+        let log = log(home);
+        let mut child = spawn(home, &log, &[]).map_err(EdgeError::Spawn)?;
         let deadline = Instant::now() + START_TIMEOUT;
         let mut ended = None;
         while Instant::now() < deadline {
@@ -101,13 +116,94 @@ impl Edge {
         Err(EdgeError::Silent)
     }
 
+    /// Starts an edge beside the one that serves, from the file that is on disk now. It listens nowhere yet. One that does
+    /// not say hello is ended.
+    pub async fn beside(home: &Home) -> Result<Self, EdgeError> {
+        home.open_to(home.wanted())?;
+        let log = log(home);
+        let mut child = spawn(home, &log, &["--beside"]).map_err(EdgeError::Spawn)?;
+        let pid = child.id().unwrap_or_default();
+        let socket = paths::edge_beside(&home.state_dir, pid);
+        let greeted = timeout(START_TIMEOUT, async {
+            loop {
+                if let Ok(stream) = UnixStream::connect(&socket).await {
+                    return Self::greet(home, stream, false).await;
+                }
+                if let Some(status) = child.try_wait().map_err(EdgeError::Spawn)? {
+                    return Err(EdgeError::Ended {
+                        status: status.to_string(),
+                        words: last_words(&log),
+                        log: log.clone(),
+                    });
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+        });
+        let greeted = greeted.await.unwrap_or(Err(EdgeError::Silent));
+        if greeted.is_err() {
+            kill_group(pid);
+            remove(&socket);
+        }
+        greeted
+    }
+
+    /// The edges that an earlier control left beside this one.
+    pub async fn others(&self) -> Vec<Self> {
+        let mut others = Vec::new();
+        for socket in paths::edges_beside(&self.home.state_dir) {
+            match Self::at(&self.home, &socket).await {
+                Some(edge) if edge.pid != self.pid => others.push(edge),
+                // Another name of this one, or what one that is gone has left.
+                _ => remove(&socket),
+            }
+        }
+        others
+    }
+
+    /// The edge of this state directory whose own socket is gone with the one before it: it was to take its place.
+    async fn heir(home: &Home) -> Option<Self> {
+        for socket in paths::edges_beside(&home.state_dir) {
+            if let Some(edge) = Self::at(home, &socket).await.filter(|edge| !edge.is_stopping) {
+                let moved = fs::rename(&socket, paths::edge_socket(&home.state_dir));
+                return moved.is_ok().then_some(edge);
+            }
+        }
+        None
+    }
+
+    async fn at(home: &Home, socket: &Path) -> Option<Self> {
+        let stream = UnixStream::connect(socket).await.ok()?;
+        Self::greet(home, stream, true).await.ok()
+    }
+
+    /// Makes this the one that serves, in place of `before`. At every instant there is one.
+    pub fn promote(&self, before: &Self) -> io::Result<()> {
+        let state_dir = &self.home.state_dir;
+        let own = paths::edge_socket(state_dir);
+        fs::hard_link(&own, paths::edge_beside(state_dir, before.pid))?;
+        fs::rename(paths::edge_beside(state_dir, self.pid), own)
+    }
+
+    /// Takes away the socket of one that is gone.
+    pub fn remove_socket(&self) {
+        remove(&paths::edge_beside(&self.home.state_dir, self.pid));
+    }
+
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
     async fn greet(home: &Home, stream: UnixStream, was_adopted: bool) -> Result<Self, EdgeError> {
         // The kernel's word, not the edge's: by this number it is ended when it does not answer.
         let peer = stream.peer_cred().map_err(LinkError::Io)?;
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
         let (sender, mut receiver) = link::split(stream);
         let hello = timeout(START_TIMEOUT, receiver.receive()).await.map_err(|_| EdgeError::Silent)??;
-        let Some(Message { message: Up::Hello { version, generation, listeners, .. }, descriptors }) = hello else {
+        let Some(Message {
+            message: Up::Hello { version, generation, listeners, binary, is_stopping, .. },
+            descriptors,
+        }) = hello
+        else {
             return Err(EdgeError::Silent);
         };
         let user = User { uid: peer.uid(), gid: peer.gid() };
@@ -128,6 +224,8 @@ impl Edge {
             listeners,
             sockets: descriptors,
             was_adopted,
+            binary,
+            is_stopping,
         })
     }
 
@@ -140,6 +238,18 @@ impl Edge {
             }
             sleep(TRY_AGAIN).await;
         }
+    }
+
+    /// Has it listen there; `descriptors` are the sockets that it does not hold yet, in the order of the section.
+    pub async fn listen(
+        &mut self,
+        generation: Generation,
+        listeners: Listeners,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), EdgeError> {
+        let section = Section::Listeners(listeners.clone());
+        self.listeners = listeners;
+        self.send(&Down::Section { generation, section }, descriptors).await
     }
 
     /// Says something; certificates that are new to this edge travel with the section that names them.
@@ -210,13 +320,13 @@ impl Edge {
 }
 
 /// Starts an edge in a process group of its own, so that Ctrl-C in a terminal reaches control alone, which then decides.
-fn spawn(home: &Home, log: &Path) -> io::Result<Child> {
+fn spawn(home: &Home, log: &Path, further: &[&str]) -> io::Result<Child> {
     if let Some(dir) = log.parent() {
         fs::create_dir_all(dir)?;
     }
     let output = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
-    let mut edge = Command::new(std::env::current_exe()?);
-    edge.arg("edge").arg("--state").arg(&home.state_dir).arg("--await-sockets");
+    let mut edge = Command::new(&home.binary);
+    edge.arg("edge").arg("--state").arg(&home.state_dir).arg("--await-sockets").args(further);
     if let Some(user) = home.user {
         edge.arg("--user").arg(user.to_string());
     }
@@ -241,6 +351,27 @@ fn pack(certificates: &[CertificateFiles]) -> io::Result<(HashSet<String>, Owned
         }
     }
     Ok((packed, packing.seal()?))
+}
+
+fn log(home: &Home) -> PathBuf {
+    home.state_dir.join("logs/edge.log")
+}
+
+/// Ends what was started in a process group of its own.
+fn kill_group(leader: u32) {
+    if let Some(leader) = i32::try_from(leader).ok().and_then(Pid::from_raw) {
+        // Fails only when nobody of the group is left.
+        let _ = kill_process_group(leader, Signal::KILL);
+    }
+}
+
+fn remove(socket: &Path) {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %socket.display(), %error, "a socket that nobody answers on stays behind");
+        }
+        _ => {}
+    }
 }
 
 fn last_words(log: &Path) -> String {

@@ -3,14 +3,18 @@
 //! One task owns the state, the sockets and the link to the edge, and takes changes from one queue. Each change makes a
 //! whole new section; the asker hears when the edge has answered that it holds. When the edge dies, another is started
 //! with the same sockets and told everything again; askers go on waiting, because what they asked for still holds.
+//! `succession` is the part of it that knows of more than one edge.
 
+mod beside;
 mod drains;
 mod edge;
+mod inherited;
 mod plan;
 mod purge_keys;
 mod rights;
 mod sites;
 mod sockets;
+mod succession;
 mod view;
 mod waiting;
 mod whys;
@@ -20,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
@@ -33,17 +37,21 @@ use crate::model::name::Site;
 use crate::model::route::UpstreamId;
 use crate::model::snapshot::{Section, SectionKind};
 
+use beside::{Beside, after};
 use drains::Drains;
 use edge::Edge;
 pub use edge::EdgeError;
+pub use inherited::{Inherited, take as inherited};
 use plan::{certificates, routing, settings};
 use purge_keys::PurgeKeys;
-pub use rights::{Home, RightsError};
+pub use rights::{Home, RightsError, binary};
 pub use sites::{Active, Sites};
 pub use sockets::SocketError;
 use sockets::Sockets;
+use succession::{Started, end};
+pub use succession::{Succession, SuccessionError};
 pub use view::View;
-use waiting::{ANSWER, Reply, Waiting, overdue, without_time};
+use waiting::{Reply, Waiting, overdue, without_time};
 use whys::Whys;
 
 /// Changes that may wait for the owner; an asker waits when there are more.
@@ -61,6 +69,8 @@ pub enum LiveError {
     Refused(String),
     #[error(transparent)]
     Edge(#[from] EdgeError),
+    #[error(transparent)]
+    Succession(#[from] SuccessionError),
     #[error("the edge that runs is older than this control, and does not know the question")]
     Unknown,
     #[error("control is stopping")]
@@ -82,6 +92,7 @@ pub struct Beginning {
     pub conf: Arc<Conf>,
     pub sites: Sites,
     pub certificates: Vec<Certificate>,
+    pub inherited: Vec<Inherited>,
 }
 
 #[derive(Debug)]
@@ -92,10 +103,11 @@ enum Command {
     Replace(Site, Active, Reply<()>),
     Deactivate(Site, Reply<Duration>),
     Hold(Site, Option<Hold>, Reply<()>),
-    Drained(UpstreamId, oneshot::Sender<u64>),
+    Drained(Vec<Address>, oneshot::Sender<u64>),
     Purge(Purge, Reply<()>),
     Why(Question, Reply<Verdict>),
     Forget(UpstreamId),
+    Succeed(Reply<Succession>),
     StopEdge(Duration, oneshot::Sender<()>),
 }
 
@@ -160,10 +172,10 @@ impl Live {
         self.ask(|reply| Command::Hold(site, hold, reply)).await
     }
 
-    /// Waits until an upstream that was replaced has no request left; tells how many were cut.
-    pub async fn drained(&self, upstream: UpstreamId, within: Duration) -> u64 {
+    /// Waits until replicas that were replaced have no request left; tells how many did not end by themselves.
+    pub async fn drained(&self, replicas: Vec<Address>, within: Duration) -> u64 {
         let (reply, drained) = oneshot::channel();
-        if self.commands.send(Command::Drained(upstream, reply)).await.is_err() {
+        if self.commands.send(Command::Drained(replicas, reply)).await.is_err() {
             return 0;
         }
         timeout(within + DRAIN_GRACE, drained).await.ok().and_then(Result::ok).unwrap_or(0)
@@ -183,6 +195,12 @@ impl Live {
     /// What the edge would make of a request.
     pub async fn why(&self, question: Question) -> Result<Verdict, LiveError> {
         timeout(whys::ANSWER, self.ask(|reply| Command::Why(question, reply))).await.map_err(|_| LiveError::Unknown)?
+    }
+
+    /// Replaces the edge by one from the file that is on disk now; returns when that one serves. The one before serves on
+    /// where it cannot, and finishes what it began where it can.
+    pub async fn succeed(&self) -> Result<Succession, LiveError> {
+        self.ask(Command::Succeed).await
     }
 
     /// Ends the edge, and with it the serving.
@@ -215,6 +233,12 @@ struct Owner {
     generation: Generation,
     sockets: Sockets,
     edge: Edge,
+    beside: Beside,
+    start: mpsc::Sender<Started>,
+    started: mpsc::Receiver<Started>,
+    is_succession_under_way: bool,
+    /// Whether the edge could not take every certificate.
+    lacks_certificates: bool,
     queue: mpsc::Receiver<Command>,
     waiting: Vec<Waiting>,
     drains: Drains,
@@ -231,10 +255,11 @@ impl Owner {
         queue: mpsc::Receiver<Command>,
         (show, show_unwell): (watch::Sender<View>, watch::Sender<Vec<Unwell>>),
     ) -> Result<Self, LiveError> {
-        let Beginning { home, conf, sites, certificates } = beginning;
-        let mut edge = Edge::connect(&home).await?;
+        let Beginning { home, conf, sites, certificates, inherited } = beginning;
+        let mut edge = Edge::find(&home).await?;
         let mut sockets = Sockets::default();
         sockets.adopt(&conf.machine.listeners, &edge.listeners, std::mem::take(&mut edge.sockets));
+        sockets.inherit(&conf.machine.listeners, inherited);
         if let Err(error) = sockets.bind(&conf.machine.listeners) {
             if !edge.was_adopted {
                 end(edge).await;
@@ -243,7 +268,9 @@ impl Owner {
         }
         let (generation, purge_keys) = (edge.generation, PurgeKeys::read(&conf).await);
         let (waiting, drains, purges, whys) = (Vec::new(), Drains::default(), HashMap::new(), Whys::default());
-        Ok(Self {
+        let others = edge.others().await;
+        let (start, started) = mpsc::channel(1);
+        let mut owner = Self {
             conf,
             sites,
             certificates,
@@ -251,6 +278,11 @@ impl Owner {
             generation,
             sockets,
             edge,
+            beside: Beside::new(),
+            start,
+            started,
+            is_succession_under_way: false,
+            lacks_certificates: false,
             queue,
             waiting,
             drains,
@@ -258,28 +290,9 @@ impl Owner {
             whys,
             show,
             show_unwell,
-        })
-    }
-
-    /// Waits until everything said so far holds.
-    async fn settle(&mut self) -> Result<(), LiveError> {
-        let (reply, mut holds) = oneshot::channel();
-        let generation = self.generation;
-        self.waiting.push(Waiting { generation, kind: SectionKind::Listeners, since: Instant::now(), reply });
-        let deadline = Instant::now() + ANSWER;
-        loop {
-            match timeout_at(deadline, self.edge.receive()).await {
-                Ok(Some(up)) => self.hear(up),
-                Ok(None) => return Err(LiveError::Edge(EdgeError::Silent)),
-                Err(_) => {
-                    self.edge.kill();
-                    return Err(LiveError::Edge(EdgeError::Silent));
-                }
-            }
-            if let Ok(outcome) = holds.try_recv() {
-                return outcome.map(drop);
-            }
-        }
+        };
+        others.into_iter().for_each(|edge| owner.see_out(edge));
+        Ok(owner)
     }
 
     async fn run(mut self) {
@@ -289,9 +302,7 @@ impl Owner {
             tokio::select! {
                 command = self.queue.recv() => match command {
                     Some(Command::StopEdge(within, reply)) => {
-                        let _ = self.edge.send(&Down::Stop { within }, &[]).await;
-                        while self.edge.receive().await.is_some() {}
-                        self.edge.gone().await;
+                        self.stop(within).await;
                         let _ = reply.send(());
                         return;
                     }
@@ -302,6 +313,8 @@ impl Owner {
                     Some(up) => self.hear(up),
                     None => self.find_edge_again().await,
                 },
+                word = self.beside.heard() => self.hear_beside(word),
+                Some(started) = self.started.recv() => self.succeed(started).await,
                 // A section that holds already changes nothing.
                 _ = heartbeat.tick() => self.say(SectionKind::Settings, Some(oneshot::channel().0)).await,
                 () = overdue(self.waiting.first()) => {
@@ -342,7 +355,12 @@ impl Owner {
                 self.sites.hold(site, hold);
                 self.say(SectionKind::Routing, Some(without_time(reply))).await;
             }
-            Command::Drained(upstream, reply) => self.drains.ask(upstream, reply),
+            Command::Drained(addresses, reply) => {
+                while let Some(word) = self.beside.heard_already() {
+                    self.hear_beside(word);
+                }
+                self.drains.ask(addresses, reply);
+            }
             Command::Purge(purge, reply) => self.purge(purge, reply).await,
             Command::Forget(upstream) => self.send(&Down::Forget { upstream }).await,
             Command::Why(question, reply) => {
@@ -350,14 +368,16 @@ impl Owner {
                 self.whys.ask(self.generation, reply);
                 self.send(&Down::Why { token: self.generation, question }).await;
             }
+            Command::Succeed(reply) => self.begin_succession(reply),
             Command::StopEdge(..) => {}
         }
     }
 
     async fn purge(&mut self, purge: Purge, reply: Reply<()>) {
         self.generation += 1;
-        self.purges.insert(self.generation, (purge.clone(), reply));
-        self.send(&Down::Purge { token: self.generation, purge }).await;
+        let message = Down::Purge { token: self.generation, purge: purge.clone() };
+        self.purges.insert(self.generation, (purge, after(self.beside.tell(&message), reply)));
+        self.send(&message).await;
     }
 
     /// New sockets are bound before anything else changes.
@@ -373,7 +393,7 @@ impl Owner {
             self.say(SectionKind::Settings, None).await;
         }
         if old.machine.listeners != self.conf.machine.listeners {
-            self.say_listeners().await;
+            self.say(SectionKind::Listeners, None).await;
             self.sockets.keep(&self.conf.machine.listeners);
         }
         self.say(SectionKind::Routing, Some(without_time(reply))).await;
@@ -384,7 +404,7 @@ impl Owner {
         self.say(SectionKind::Certificates, None).await;
         self.say(SectionKind::Routing, None).await;
         // Last, so that no request comes before there are routes.
-        self.say_listeners().await;
+        self.say(SectionKind::Listeners, None).await;
     }
 
     async fn say(&mut self, kind: SectionKind, reply: Option<Reply<Duration>>) {
@@ -396,25 +416,27 @@ impl Owner {
                 let now = SystemTime::now();
                 Section::Routing(routing(&self.conf, &self.sites, &self.certificates, &self.purge_keys, now))
             }
-            SectionKind::Listeners => return self.say_listeners().await,
+            SectionKind::Listeners => return self.say_listeners(reply).await,
         };
         self.generation += 1;
         let generation = self.generation;
+        let message = Down::Section { generation, section };
+        let told = if kind == SectionKind::Routing { self.beside.tell(&message) } else { Vec::new() };
         if let Some(reply) = reply {
+            let reply = after(told, reply);
             self.waiting.push(Waiting { generation, kind, since, reply });
         }
-        self.send(&Down::Section { generation, section }).await;
+        self.send(&message).await;
     }
 
-    async fn say_listeners(&mut self) {
+    async fn say_listeners(&mut self, reply: Option<Reply<Duration>>) {
         self.generation += 1;
+        let (generation, kind, since) = (self.generation, SectionKind::Listeners, Instant::now());
         let (listeners, descriptors) = self.sockets.section(&self.conf.machine.listeners, &self.edge.listeners);
-        let section = Section::Listeners(listeners.clone());
-        let message = Down::Section { generation: self.generation, section };
-        if let Err(error) = self.edge.send(&message, &descriptors).await {
+        if let Err(error) = self.edge.listen(generation, listeners, &descriptors).await {
             tracing::warn!(%error, "the edge was not told");
         }
-        self.edge.listeners = listeners;
+        self.waiting.extend(reply.map(|reply| Waiting { generation, kind, since, reply }));
         self.show_edge();
     }
 
@@ -428,8 +450,8 @@ impl Owner {
     fn hear(&mut self, up: Up) {
         match up {
             Up::Applied { generation, kind, fault } => self.answer(generation, kind, fault),
-            Up::Draining { upstreams } => self.drains.are(upstreams),
-            Up::Drained { upstream, cut } => self.drains.end(&upstream, cut),
+            Up::Draining { addresses, .. } => self.drains.are(self.edge.pid, addresses),
+            Up::Drained { addresses, cut, .. } => self.drains.end(self.edge.pid, &addresses, cut),
             Up::Purged { token } => {
                 if let Some((_, reply)) = self.purges.remove(&token) {
                     let _ = reply.send(Ok(()));
@@ -443,6 +465,9 @@ impl Owner {
     }
 
     fn answer(&mut self, generation: Generation, kind: SectionKind, fault: Option<String>) {
+        if kind == SectionKind::Certificates {
+            self.lacks_certificates = fault.is_some();
+        }
         if let Some(fault) = &fault {
             tracing::error!(?kind, fault, "the edge could not take everything");
         }
@@ -455,44 +480,7 @@ impl Owner {
         }
     }
 
-    /// The edge died or was lost. The sockets are kept here, so whoever connects meanwhile waits in their queues.
-    async fn find_edge_again(&mut self) {
-        tracing::error!(pid = self.edge.pid, "the edge is gone; another is started");
-        self.edge = self.edge.successor().await;
-        self.generation = self.generation.max(self.edge.generation);
-        if !self.edge.was_adopted {
-            // An edge that began anew drains nothing.
-            self.drains = Drains::default();
-        }
-        let sockets = std::mem::take(&mut self.edge.sockets);
-        self.sockets.adopt(&self.conf.machine.listeners, &self.edge.listeners, sockets);
-        // It says anew who is not well.
-        self.show_unwell.send_replace(Vec::new());
-        let now = Instant::now();
-        for waiting in &mut self.waiting {
-            waiting.since = now;
-        }
-        if let Err(error) = self.sockets.bind(&self.conf.machine.listeners) {
-            tracing::error!(%error, "a socket could not be bound again");
-        }
-        self.whys.give_up();
-        self.say_everything().await;
-        for (_, (purge, reply)) in std::mem::take(&mut self.purges) {
-            match self.edge.was_adopted {
-                // It may be an older one, which left over this very purge.
-                true => drop(reply.send(Err(LiveError::Refused("the link broke before it had purged".to_owned())))),
-                false => self.purge(purge, reply).await,
-            }
-        }
-    }
-
     fn show_edge(&self) {
         self.show.send_modify(|view| view.show(&self.edge, &self.certificates));
     }
-}
-
-/// Ends an edge that was started for nothing.
-async fn end(mut edge: Edge) {
-    let _ = edge.send(&Down::Stop { within: Duration::ZERO }, &[]).await;
-    let _ = timeout(DRAIN_GRACE, async { while edge.receive().await.is_some() {} }).await;
 }

@@ -10,7 +10,7 @@ use crate::control::certs::Certificate;
 use crate::control::conf::Conf;
 use crate::link::paths;
 use crate::model::address::Address;
-use crate::model::app::{HealthCheck, HealthWish, Protocol};
+use crate::model::app::{HealthCheck, HealthWish, Protocol, drain_long};
 use crate::model::cache::CachePolicy;
 use crate::model::certificate::Issuer;
 use crate::model::compression::CompressionPolicy;
@@ -79,6 +79,7 @@ impl Plan<'_> {
             replicas: vec![Address::Unix(socket)],
             protocol: Protocol::Http1,
             drain: OWN_DRAIN,
+            drain_long: OWN_DRAIN,
             health: None,
         });
         let mut hosts = vec![&machine.hooks.host];
@@ -98,14 +99,15 @@ impl Plan<'_> {
                     replicas: addresses.clone(),
                     protocol,
                     drain: OWN_DRAIN,
+                    drain_long: project.app.drain_long.unwrap_or_else(drain_long),
                     health: watched_by_wish(project, branch),
                 });
                 Target::Upstream(id)
             }
             (Origin::Repository(_), Some(active)) => {
-                let Active { upstream, replicas, protocol, drain, health, .. } = active.clone();
+                let Active { upstream, replicas, protocol, drain, drain_long, health, .. } = active.clone();
                 let (id, health) = (upstream.clone(), Some(watched(&health, branch)));
-                self.routing.upstreams.push(Upstream { id, replicas, protocol, drain, health });
+                self.routing.upstreams.push(Upstream { id, replicas, protocol, drain, drain_long, health });
                 Target::Upstream(upstream)
             }
             (Origin::Repository(_), None) => Target::Absent,

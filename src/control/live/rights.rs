@@ -35,6 +35,8 @@ pub enum RightsError {
     Root(String),
     #[error("`[edge] user` is \"{0}\", which cannot be looked up: {1}")]
     Undecided(String, io::Error),
+    #[error("where this program lies cannot be told: {0}")]
+    NoBinary(io::Error),
     #[error("{path} cannot be opened to the edge's user: {error}")]
     Open { path: PathBuf, error: io::Error },
 }
@@ -45,6 +47,8 @@ pub struct Home {
     pub state_dir: PathBuf,
     /// `None`: who control is.
     pub user: Option<User>,
+    /// The file that edges are started from, by the name that this control was started by: another may have it by now.
+    pub binary: PathBuf,
 }
 
 impl Home {
@@ -60,7 +64,8 @@ impl Home {
             }
             None => None,
         };
-        Ok(Self { state_dir: machine.state_dir.clone(), user })
+        let binary = binary().map_err(RightsError::NoBinary)?;
+        Ok(Self { state_dir: machine.state_dir.clone(), user, binary })
     }
 
     /// Who the next edge will be.
@@ -77,6 +82,13 @@ impl Home {
             false => Ok(()),
         }
     }
+}
+
+/// The name by which this program was started, also when another file goes by it now (proc_pid_exe(5)).
+pub fn binary() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    let text = path.to_str().and_then(|text| text.strip_suffix(" (deleted)"));
+    Ok(text.map_or_else(|| path.clone(), PathBuf::from))
 }
 
 /// By the C library, so that users from LDAP and the like are found too.

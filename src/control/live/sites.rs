@@ -24,6 +24,7 @@ pub struct Active {
     pub replicas: Vec<Address>,
     pub protocol: Protocol,
     pub drain: Duration,
+    pub drain_long: Duration,
     /// How it showed that it was ready; the edge goes on asking.
     pub health: HealthCheck,
     /// What served before, the last first.

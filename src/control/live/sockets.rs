@@ -13,6 +13,7 @@ use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, listen, socket_with, sockopt};
 
+use super::inherited::Inherited;
 use crate::model::machine::Listeners;
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn (4096 since Linux 5.4).
@@ -76,6 +77,20 @@ impl Sockets {
             if let Some(place) = free.iter().position(fits) {
                 let (held, listener) = free.remove(place);
                 self.bound.entry(wanted).or_insert(Socket { address: held.address, listener });
+            }
+        }
+    }
+
+    /// Takes what a service manager opened, where conf wants it and no edge has it; the rest is closed.
+    pub fn inherit(&mut self, wanted: &Listeners, inherited: Vec<Inherited>) {
+        let wanted = names(wanted);
+        for Inherited { name, address, listener } in inherited {
+            let free = |wanted: &&Name| wanted.address == address && !self.bound.contains_key(wanted);
+            match wanted.iter().find(free) {
+                Some(wanted) => drop(self.bound.insert(*wanted, Socket { address, listener })),
+                None => {
+                    tracing::warn!(name, %address, "no `[listen]` names the address of this socket; it is closed");
+                }
             }
         }
     }
@@ -248,6 +263,22 @@ mod tests {
         sockets.keep(&wanted);
         let (listeners, descriptors) = sockets.section(&wanted, &bound);
         assert_eq!((&listeners, descriptors.len()), (&wanted, 1));
+    }
+
+    #[test]
+    fn what_was_inherited_is_used_where_conf_names_its_address() {
+        let inherited = |name: &str| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            (address, Inherited { name: name.to_owned(), address, listener: listener.into() })
+        };
+        let ((web, first), (_, stray)) = (inherited("web"), inherited("stray"));
+        let wanted = http(&[&web.to_string(), "127.0.0.1:0"]);
+        let mut sockets = Sockets::default();
+        sockets.inherit(&wanted, vec![first, stray]);
+        assert_eq!(sockets.bound.len(), 1);
+        sockets.bind(&wanted).unwrap();
+        assert_eq!(sockets.section(&wanted, &Listeners::default()).0.http[0], web);
     }
 
     #[test]

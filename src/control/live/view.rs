@@ -16,6 +16,8 @@ pub struct View {
     pub edge_pid: u32,
     pub edge_version: String,
     pub edge_was_adopted: bool,
+    /// Which file it was started from; `None` where it does not say.
+    pub edge_binary: Option<String>,
     /// With the real ports.
     pub listeners: Listeners,
     /// Hosts whose certificate browsers trust.
@@ -35,6 +37,7 @@ impl View {
         self.edge_pid = edge.pid;
         self.edge_version.clone_from(&edge.version);
         self.edge_was_adopted = edge.was_adopted;
+        self.edge_binary.clone_from(&edge.binary);
         self.listeners = edge.listeners.clone();
         self.trusted = plan::trusted(certificates, SystemTime::now());
     }

@@ -11,14 +11,14 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::stream;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::api::{
     AccessQuery, CancelOrder, Cancelled, DeployOrder, EdgeStatus, LookOrder, Ordered, Refusal, ReleaseLine, Reloaded,
     RollbackOrder, Seen, SiteLine, Status, Why,
 };
 use super::deliveries::Deliveries;
-use super::{Rates, access, follow, hold, hooks, overview, why};
+use super::{Rates, access, follow, hold, hooks, overview, upgrade, why};
 use crate::control::certs::Certificate;
 use crate::control::conf;
 use crate::control::deploy::desk::Desk;
@@ -29,7 +29,7 @@ use crate::control::previews::Previews;
 use crate::control::reload::Reload;
 use crate::control::runtime::{ByteStream, tail_file};
 use crate::link::why::Question;
-use crate::link::{Purge, PurgeScope, paths};
+use crate::link::{self, Purge, PurgeScope, paths};
 use crate::model::deployment::{Cause, DeploymentId};
 use crate::model::host::HostName;
 use crate::model::name::Site;
@@ -51,6 +51,8 @@ pub struct Office {
     pub previews: Previews,
     pub rates: Rates,
     pub certificates: watch::Receiver<Vec<Certificate>>,
+    /// Woken when control is to take its own place.
+    pub again: Notify,
 }
 
 pub fn router(office: Arc<Office>) -> Router {
@@ -59,6 +61,8 @@ pub fn router(office: Arc<Office>) -> Router {
         .route("/v1/list", get(list))
         .route("/v1/releases", get(releases))
         .route("/v1/reload", post(reload))
+        .route("/v1/upgrade", post(upgrade::edge))
+        .route("/v1/again", post(upgrade::control))
         .route("/v1/look", post(look))
         .route("/v1/deploy", post(deploy))
         .route("/v1/rollback", post(rollback))
@@ -121,6 +125,7 @@ pub async fn status_of(office: &Office) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        binary: link::own_binary(),
         edge: EdgeStatus { pid: view.edge_pid, version: view.edge_version, was_adopted: view.edge_was_adopted },
         runtime: office.workshop.runtime.name().to_owned(),
         state_dir: conf.machine.state_dir.clone(),

@@ -25,6 +25,9 @@ use crate::report::Fault;
 pub struct Status {
     pub version: String,
     pub pid: u32,
+    /// Which file it was started from.
+    #[serde(default)]
+    pub binary: Option<String>,
     pub edge: EdgeStatus,
     pub runtime: String,
     pub state_dir: std::path::PathBuf,
@@ -58,6 +61,16 @@ pub struct EdgeStatus {
     pub version: String,
     /// Whether this control found it running.
     pub was_adopted: bool,
+}
+
+/// `opri upgrade`: what serves now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The edge before, which finishes what it began.
+    pub before: u32,
+    pub edge: EdgeStatus,
+    /// Which file would be started now, when it is not the one that control was started from.
+    pub newer: Option<String>,
 }
 
 /// One line of `opri list`.

@@ -12,6 +12,7 @@ pub mod hooks;
 mod overview;
 pub mod public;
 mod rates;
+mod upgrade;
 mod why;
 
 use std::fs::{self, Permissions};

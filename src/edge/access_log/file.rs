@@ -57,6 +57,8 @@ impl LogFile {
     /// Writes the lines that the file has room for, one at the least; how many bytes they were.
     fn write_some(&mut self, lines: &[u8], conf: machine::AccessLog) -> io::Result<usize> {
         let mut open = self.opened()?;
+        // An edge that was replaced adds its last lines to the same file.
+        open.length = open.file.metadata()?.len();
         let room = usize::try_from(conf.size.saturating_sub(open.length)).unwrap_or(usize::MAX);
         let mut fitting = whole_lines(&lines[..room.min(lines.len())]);
         if fitting == 0 {

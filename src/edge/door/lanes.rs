@@ -266,7 +266,7 @@ async fn pingora(door: Door, request: Request) -> Option<Door> {
     session.set_total_drain_timeout(Some(BODY_REST));
     let reused = tokio::select! {
         reused = worker.engine().process_new_http(session, &worker.stopping) => reused,
-        () = upstream.until_cut() => None,
+        () = upstream.until_cut(|| visit.is_answered()) => None,
     };
     drop(visit.take());
     let stream = reused?.consume().0.into_any().downcast::<Stream>().ok()?;

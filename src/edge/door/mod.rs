@@ -188,7 +188,7 @@ impl Door {
             // Once: the place among those who are woken is kept.
             self.hears_stop = self.stopped.as_mut().poll(cx).is_pending();
         }
-        if self.waiting == Patience::Idle && self.worker.is_stopping() {
+        if self.waiting == Patience::Idle && self.worker.is_stopping() && self.worker.shared.hurries() {
             self.waiting = Patience::Last;
             self.timer.set(LAST_REQUEST);
         }

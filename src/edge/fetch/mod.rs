@@ -16,6 +16,7 @@ pub mod request;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
@@ -103,10 +104,11 @@ enum Lost {
 /// Fetches an answer and hands it on as it comes, until that is done or the upstream's drain is over.
 pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
     let upstream = errand.fetch.claim.upstream().clone();
+    let is_answered = AtomicBool::new(false);
     let outcome = tokio::select! {
         biased;
-        outcome = carry(client, errand) => outcome,
-        () = upstream.until_cut() => Outcome::Torn,
+        outcome = carry(client, errand, &is_answered) => outcome,
+        () = upstream.until_cut(|| is_answered.load(Ordering::Relaxed)) => Outcome::Torn,
     };
     // Those who waited for the same need not wait until this client has read what it gets.
     errand.fetch.unfilled(matches!(outcome, Outcome::Failed(_)));
@@ -120,7 +122,7 @@ pub async fn run<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome 
     spare.map_or(Outcome::Failed(failure), |spare| errand.own(spare))
 }
 
-async fn carry<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
+async fn carry<C: Client>(client: &mut C, errand: &mut Errand<'_>, is_answered: &AtomicBool) -> Outcome {
     let mut tried: Vec<Address> = Vec::new();
     let mut last = Failure::Absent;
     loop {
@@ -146,6 +148,7 @@ async fn carry<C: Client>(client: &mut C, errand: &mut Errand<'_>) -> Outcome {
             Ok(head) => {
                 turn.worked();
                 errand.count(Some(head.status));
+                is_answered.store(true, Ordering::Relaxed);
                 let body = head.length;
                 let answer = relay::Answer { head, buffer, body, line, turn };
                 return match errand.settle(&answer) {

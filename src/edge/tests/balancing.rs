@@ -76,7 +76,14 @@ fn upstream(replicas: &[Address], is_watched: bool) -> Upstream {
         host: "shop.test".to_owned(),
     };
     let (id, replicas) = (UpstreamId("shop#1".to_owned()), replicas.to_vec());
-    Upstream { id, replicas, protocol: Default::default(), drain: DRAIN, health: is_watched.then_some(health) }
+    Upstream {
+        id,
+        replicas,
+        protocol: Default::default(),
+        drain: DRAIN,
+        drain_long: DRAIN,
+        health: is_watched.then_some(health),
+    }
 }
 
 async fn serve(world: &mut World, upstream: Upstream) {

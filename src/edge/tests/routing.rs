@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::world::{App, PATIENCE, Visitor, World, eventually, limits, route, to, upstream};
-use crate::edge::{Options, run};
+use crate::edge::{Options, Start, run};
 use crate::link::{Up, paths};
 use crate::model::machine::Listeners;
 use crate::model::route::{Target, UpstreamId};
@@ -109,7 +109,7 @@ async fn a_swap_under_visitors_fails_nobody() {
         assert_eq!(world.get("shop.test", "/").await.body, name, "the next request is for the new release");
         let gone = UpstreamId(format!("shop#{}", number - 1));
         let drained = world.hear_until(|up| matches!(up, Up::Drained { upstream, .. } if *upstream == gone)).await;
-        assert_eq!(drained, Up::Drained { upstream: gone, cut: 0 });
+        assert!(matches!(drained, Up::Drained { upstream, cut: 0, .. } if upstream == gone));
     }
     done.store(true, Ordering::SeqCst);
     for visitor in visitors {
@@ -120,7 +120,7 @@ async fn a_swap_under_visitors_fails_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_waits_and_then_cuts() {
+async fn a_drain_waits_and_then_cuts_whoever_has_no_answer() {
     let (mut world, app) = (World::start().await, App::on_tcp("one").await);
     let routes = || vec![route("shop.test", "/", Target::Absent)];
     let serving = |id: &str, drain| (vec![route("shop.test", "/", to(id))], vec![upstream(id, &[&app], drain)]);
@@ -143,8 +143,9 @@ async fn a_drain_waits_and_then_cuts() {
     eventually(async || (app.asked() == 3).then_some(())).await;
     world.route(routes(), Vec::new()).await;
     assert!(matches!(world.hear_until(drained).await, Up::Drained { cut: 2, .. }));
-    assert!(tunnel.is_closed().await);
     assert_eq!(waiting.answer().await.status, 504, "who has nothing yet is told why");
+    // The tunnel is the app's to end first; see `upstream`.
+    drop(tunnel);
     world.stop(DRAIN).await;
 }
 
@@ -182,11 +183,11 @@ async fn the_edge_goes_on_without_control_and_starts_from_what_it_kept() {
     visitor.send("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
     assert_eq!(visitor.answer().await.body, "one");
     drop(visitor);
-    let second = run(Options { state_dir: directory.path().to_owned(), await_sockets: false }).await;
+    let second = run(Options { state_dir: directory.path().to_owned(), start: Start::Alone }).await;
     assert!(second.is_err_and(|error| error.to_string().contains("another edge runs")));
     edge.abort();
     assert!(edge.await.is_err());
-    let again = tokio::spawn(run(Options { state_dir: directory.path().to_owned(), await_sockets: false }));
+    let again = tokio::spawn(run(Options { state_dir: directory.path().to_owned(), start: Start::Alone }));
     eventually(async || {
         let mut visitor = Visitor::over(Box::new(tokio::net::TcpStream::connect(http).await.ok()?));
         visitor.send("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;

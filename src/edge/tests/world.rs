@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
-use crate::edge::{EdgeError, Options, run};
+use crate::edge::{EdgeError, Options, Start, run};
 use crate::link::{self, Down, Receiver, Sender, Up, paths};
 use crate::model::address::Address;
 use crate::model::cache::CachePolicy;
@@ -41,7 +41,7 @@ impl World {
 
     pub async fn with(settings: Settings) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let options = Options { state_dir: directory.path().to_owned(), await_sockets: true };
+        let options = Options { state_dir: directory.path().to_owned(), start: Start::Led };
         let edge = tokio::spawn(run(options));
         let path = paths::edge_socket(directory.path());
         let stream = eventually(async || UnixStream::connect(&path).await.ok()).await;
@@ -146,7 +146,7 @@ impl World {
     }
 
     pub async fn stop(mut self, within: Duration) {
-        self.say(Down::Stop { within }).await;
+        self.say(Down::Stop { within, has_successor: false }).await;
         tokio::time::timeout(PATIENCE, self.edge).await.unwrap().unwrap().unwrap();
     }
 }
@@ -181,7 +181,8 @@ pub fn to(id: &str) -> Target {
 
 pub fn upstream(id: &str, replicas: &[&App], drain: Duration) -> Upstream {
     let replicas = replicas.iter().map(|app| app.address.clone()).collect();
-    Upstream { id: UpstreamId(id.to_owned()), replicas, protocol: Default::default(), drain, health: None }
+    let (id, protocol, drain_long) = (UpstreamId(id.to_owned()), Default::default(), drain);
+    Upstream { id, replicas, protocol, drain, drain_long, health: None }
 }
 
 /// Asks again and again until there is an answer.

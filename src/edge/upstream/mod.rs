@@ -16,6 +16,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::StatusCode;
 use prometheus::IntCounter;
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use crate::link::UpstreamTraffic;
 use crate::model::address::Address;
@@ -34,6 +35,9 @@ mod sync {
 }
 use sync::{AtomicU64, Ordering};
 
+/// How long an app may take, once its drain is over and it is told to stop, to say goodbye to whoever it still answers.
+const FAREWELL: Duration = Duration::from_secs(15);
+
 /// Gives every replica of an edge a number of its own. Handed from one table to the next.
 #[derive(Debug, Default)]
 pub struct ReplicaIds(AtomicU64);
@@ -47,7 +51,9 @@ pub struct Upstream {
     health: ArcSwapOption<Health>,
     in_flight: InFlight,
     emptied: Notify,
-    cut: watch::Sender<bool>,
+    cut: watch::Sender<Cut>,
+    /// Requests that were cut.
+    cuts: AtomicU64,
     draws: Draws,
     ids: Arc<ReplicaIds>,
     ejections: IntCounter,
@@ -67,7 +73,8 @@ impl Upstream {
             health: ArcSwapOption::default(),
             in_flight: InFlight::new(),
             emptied: Notify::new(),
-            cut: watch::Sender::new(false),
+            cut: watch::Sender::new(Cut::Nobody),
+            cuts: AtomicU64::new(0),
             draws: Draws::new(0),
             ids: ids.clone(),
             ejections,
@@ -159,21 +166,49 @@ impl Upstream {
         self.replicas.load().iter().any(|replica| replica.ejection.is_up())
     }
 
-    /// Lets nobody in, waits for those inside up to `within`, then cuts them. How many were cut.
-    pub async fn drain(&self, within: Duration) -> u64 {
-        if self.in_flight.drain() || tokio::time::timeout(within, self.emptied.notified()).await.is_ok() {
+    /// Lets nobody in and waits for those inside: up to `within` for the beginning of their answers, up to `long` for the
+    /// end. What is left then its app may still end in its own words, until it is cut `FAREWELL` later. How many did not
+    /// end by themselves.
+    pub async fn drain(self: &Arc<Self>, within: Duration, long: Duration) -> u64 {
+        if self.in_flight.drain() || timeout(within, self.emptied.notified()).await.is_ok() {
             return 0;
         }
-        let rest = self.in_flight.count();
-        self.cut.send_replace(true);
+        let (inside, left) = (self.in_flight.count(), long.saturating_sub(within));
+        self.cut.send_replace(Cut::Unanswered);
+        if !left.is_zero() && timeout(left, self.emptied.notified()).await.is_ok() {
+            return self.cuts.load(Ordering::Relaxed);
+        }
+        let rest = if left.is_zero() { inside } else { self.cuts.load(Ordering::Relaxed) + self.in_flight.count() };
+        let upstream = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FAREWELL).await;
+            upstream.cut.send_replace(Cut::Everybody);
+        });
         rest
     }
 
-    /// Returns when the requests that are still in flight are to be cut.
-    pub async fn until_cut(&self) {
-        // The sender lives in `self`, so that waiting cannot fail.
-        let _ = self.cut.subscribe().wait_for(|cut| *cut).await;
+    /// Cuts whatever is in flight: the edge ends.
+    pub fn cut(&self) {
+        self.cut.send_replace(Cut::Everybody);
     }
+
+    /// Returns when a request that is still in flight is to be cut.
+    pub async fn until_cut(&self, is_answered: impl Fn() -> bool) {
+        // The sender lives in `self`, so that waiting cannot fail.
+        let mut cut = self.cut.subscribe();
+        let is_cut = |cut: &Cut| *cut == Cut::Everybody || (*cut == Cut::Unanswered && !is_answered());
+        let _ = cut.wait_for(is_cut).await;
+        self.cuts.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Who of those in flight is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Nobody,
+    /// Those whose answers have not begun.
+    Unanswered,
+    Everybody,
 }
 
 /// The right of one request to use an upstream.
@@ -208,7 +243,8 @@ mod tests {
         let replicas = replicas.iter().map(|address| address.parse().unwrap()).collect();
         let id = UpstreamId("shop/master#r1".to_owned());
         let (protocol, drain) = (Default::default(), Duration::from_secs(1));
-        let section = snapshot::Upstream { id, replicas, protocol, drain, health: None };
+        let drain_long = drain;
+        let section = snapshot::Upstream { id, replicas, protocol, drain, drain_long, health: None };
         Upstream::new(&section, &Arc::default(), IntCounter::new("ejections", "Ejections.").unwrap())
     }
 
@@ -304,6 +340,7 @@ mod tests {
             replicas: ports.iter().map(|port| Address::Tcp(([127, 0, 0, 1], *port).into())).collect(),
             protocol: Default::default(),
             drain: Duration::ZERO,
+            drain_long: Duration::ZERO,
             health: None,
         };
         let new = |id, ports: &[u16]| Upstream::new(&section(id, ports), &ids, IntCounter::new("e", "E.").unwrap());
@@ -323,7 +360,7 @@ mod tests {
         let claim = upstream.claim().unwrap();
         let draining = tokio::spawn({
             let upstream = upstream.clone();
-            async move { upstream.drain(Duration::from_secs(60)).await }
+            async move { upstream.drain(Duration::from_secs(60), Duration::from_secs(60)).await }
         });
         while upstream.claim().is_some() {
             tokio::task::yield_now().await;
@@ -332,12 +369,20 @@ mod tests {
         assert_eq!(draining.await.unwrap(), 0);
     }
 
-    #[tokio::test]
-    async fn what_outlives_the_drain_is_cut() {
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_answered_is_cut_after_the_drain_and_what_is_after_the_long_one() {
         let upstream = upstream(&[]);
-        let claim = upstream.claim().unwrap();
-        assert_eq!(upstream.drain(Duration::ZERO).await, 1);
-        claim.upstream().until_cut().await;
+        let (unanswered, answered) = (upstream.claim().unwrap(), upstream.claim().unwrap());
+        let began = tokio::time::Instant::now();
+        let cut = async |claim: Claim, is_answered: bool| {
+            claim.upstream().until_cut(|| is_answered).await;
+            drop(claim);
+            began.elapsed().as_secs()
+        };
+        let (short, long) = (Duration::from_secs(30), Duration::from_secs(600));
+        let (count, first, second) =
+            tokio::join!(upstream.drain(short, long), cut(unanswered, false), cut(answered, true));
+        assert_eq!((count, first, second), (2, 30, 615));
     }
 
     #[test]
