@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::time::timeout;
@@ -139,8 +140,7 @@ pub async fn serve(
     let challenges = Challenges::default();
     let certificates = keep_certificates(conf_seen.clone(), challenges.clone()).await;
 
-    let first = certificates.borrow().clone();
-    let sites = std::mem::take(&mut found.sites);
+    let (first, sites) = (certificates.borrow().clone(), std::mem::take(&mut found.sites));
     let live = Live::begin(Beginning { home, conf: conf.clone(), sites, certificates: first, inherited }).await?;
     tokio::spawn(certify(live.clone(), certificates.clone(), observed.clone()));
 
@@ -164,16 +164,21 @@ pub async fn serve(
     let reload = Reload::begin(dir.clone(), faults, publish, workshop.clone());
     let office = open_office(&workshop, found.unfinished, &reload, certificates).await;
     tokio::spawn(monitor::run(workshop.clone(), office.desk.clone(), words));
-    let counter = Counter::new(office.clone(), Hooks::default(), challenges);
-    tokio::spawn(web::public::keep_key(counter.clone()));
-    tokio::spawn(web::serve(control_socket, web::public::router(counter)));
-    tokio::spawn(web::serve(admin_socket, web::admin::router(office.clone())));
+    answer(&office, challenges, control_socket, admin_socket);
 
     ready(&web::admin::status_of(&office).await);
     tokio::spawn(renew_edge(live));
     let ending = until_ended(files, &reload, &office.again).await?;
     end(&workshop, ending).await;
     Ok(ending)
+}
+
+/// Answers the public and the shell.
+fn answer(office: &Arc<Office>, challenges: Challenges, public: UnixListener, admin: UnixListener) {
+    let counter = Counter::new(office.clone(), Hooks::default(), challenges);
+    tokio::spawn(web::public::keep_key(counter.clone()));
+    tokio::spawn(web::serve(public, web::public::router(counter)));
+    tokio::spawn(web::serve(admin, web::admin::router(office.clone())));
 }
 
 /// Takes up work: what was left unfinished, and whatever is asked from now on.
@@ -230,7 +235,7 @@ fn prepare(state_dir: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn bind(path: &Path) -> Result<tokio::net::UnixListener, ServeError> {
+fn bind(path: &Path) -> Result<UnixListener, ServeError> {
     web::bind(path).map_err(|source| ServeError::Directory { path: path.to_owned(), source })
 }
 
