@@ -109,7 +109,7 @@ fn of_five_hundred_hooks_one_is_built_one_waits_and_the_newest_wins() {
     );
     let prime = world.prime().hosting(&shop, &format!("[app]\nbuild = \"{build}\"\n")).start();
     std::fs::write(&hold, "").unwrap();
-    let first = deployment(&prime.hook(&prime.payload(&shop, "master", &commits[0])));
+    deployment(&prime.hook(&prime.payload(&shop, "master", &commits[0])));
     prime.until("the first is being built", || busy.exists());
     // Signing in Rust without care takes milliseconds each: before, and not while the clock runs.
     let requests = commits.iter().enumerate().map(|(n, commit)| travis_request(&world, commit, n + 1)).collect();
@@ -121,7 +121,8 @@ fn of_five_hundred_hooks_one_is_built_one_waits_and_the_newest_wins() {
     prime.until("one waits", || outcomes(&prime, "superseded") == accepted.len() as f64 - 1.0);
     std::fs::remove_file(&hold).unwrap();
     prime.says("http://shop.test", "page 500");
-    prime.until_ended(&first, "superseded");
+    // It is too long ago by then for its own word to be kept.
+    prime.until("the first gave way too", || outcomes(&prime, "superseded") == accepted.len() as f64);
     assert!(!twice.exists(), "two builds at once");
     let releases: Value = serde_json::from_str(&prime.does(&["releases", "shop", "--json"])).unwrap();
     assert_eq!(releases.as_array().unwrap().len(), 1, "only the newest ever served: {releases}");
