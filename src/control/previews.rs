@@ -3,7 +3,7 @@
 //! Admitted by `web` with a push; what is over is let go by a task of its own. The rule: what is stored comes
 //! first, then a reload routes it, and a preview is forgotten only when nothing of it is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,12 +25,15 @@ pub struct Previews {
     /// One change at a time.
     turn: Arc<Mutex<()>>,
     changed: Arc<Notify>,
+    /// Those that are being let go of, which may take as long as somebody is answered.
+    leaving: Arc<Mutex<BTreeSet<Site>>>,
 }
 
 impl Previews {
     /// Begins to let go of what is over.
     pub fn begin(workshop: Arc<Workshop>, reload: Reload) -> Self {
-        let previews = Self { workshop: workshop.clone(), reload, turn: Arc::default(), changed: Arc::default() };
+        let (turn, changed, leaving) = Default::default();
+        let previews = Self { workshop: workshop.clone(), reload, turn, changed, leaving };
         let keeper = previews.clone();
         tokio::spawn(async move { workshop.while_running(keeper.keep()).await });
         previews
@@ -99,7 +102,15 @@ impl Previews {
             all.into_iter().filter(|preview| preview.is_over).map(|preview| preview.site).collect::<Vec<_>>()
         };
         for site in over {
-            self.let_go(&site).await?;
+            if self.leaving.lock().await.insert(site.clone()) {
+                let previews = self.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = previews.let_go(&site).await {
+                        tracing::warn!(%error, %site, "a preview that is over could not be removed yet");
+                    }
+                    previews.leaving.lock().await.remove(&site);
+                });
+            }
         }
         Ok(())
     }
@@ -121,10 +132,11 @@ impl Previews {
 
     /// Removes all of one that is over, unless it was pushed to meanwhile.
     async fn let_go(&self, site: &Site) -> Result<(), DeployError> {
-        supervise::dismantle(&self.workshop, site).await?;
+        supervise::end_unnamed(&self.workshop, site).await?;
         let _turn = self.turn.lock().await;
         let all = self.workshop.history.previews().await?;
         if all.iter().any(|preview| preview.site == *site && preview.is_over) {
+            supervise::dismantle(&self.workshop, site).await?;
             self.workshop.history.forget_preview(site).await?;
             tracing::info!(%site, "a preview is over");
         }

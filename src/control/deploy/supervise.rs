@@ -257,13 +257,8 @@ pub async fn lay_off(workshop: &Arc<Workshop>, site: Site) {
     let workshop = workshop.clone();
     let _ = workshop.live.deactivate(site.clone()).await;
     tokio::spawn(async move {
-        let Ok(Some(active)) = workshop.history.active(&site).await else { return };
-        let Ok(Some(release)) = workshop.history.release(&site, active.release).await else { return };
-        let addresses = active.replicas.iter().map(|placed| placed.address.clone()).collect();
-        workshop.drained(&site, addresses, &release.app).await;
-        // Named again meanwhile: then it serves again.
-        if !is_hosted(&workshop, &site) {
-            stop_replicas(&workshop, &active).await;
+        if let Err(error) = end_unnamed(&workshop, &site).await {
+            tracing::error!(%error, %site, "what conf names no more could not be ended");
         }
     });
 }
@@ -282,18 +277,21 @@ pub async fn bring_back(workshop: &Arc<Workshop>, site: Site) {
     take_up(workshop, &release, &active, &present);
 }
 
-/// Removes all that was made for a site that conf does not name: what serves, once its drain is over, and every release.
-pub async fn dismantle(workshop: &Workshop, site: &Site) -> Result<(), DeployError> {
-    if is_hosted(workshop, site) {
-        return Ok(());
-    }
-    if let Some(active) = workshop.history.active(site).await?
-        && let Some(release) = workshop.history.release(site, active.release).await?
-    {
-        let addresses = active.replicas.iter().map(|placed| placed.address.clone()).collect();
-        workshop.drained(site, addresses, &release.app).await;
+/// Waits until nobody is answered any more by what served a site that conf does not name, and ends it.
+pub async fn end_unnamed(workshop: &Workshop, site: &Site) -> Result<(), DeployError> {
+    let Some(active) = workshop.history.active(site).await? else { return Ok(()) };
+    let Some(release) = workshop.history.release(site, active.release).await? else { return Ok(()) };
+    let addresses = active.replicas.iter().map(|placed| placed.address.clone()).collect();
+    workshop.drained(site, addresses, &release.app).await;
+    // Named again meanwhile: then it serves again.
+    if !is_hosted(workshop, site) {
         stop_replicas(workshop, &active).await;
     }
+    Ok(())
+}
+
+/// Removes every release of a site of which nothing runs.
+pub async fn dismantle(workshop: &Workshop, site: &Site) -> Result<(), DeployError> {
     for release in workshop.history.releases(site).await? {
         remove(workshop, &release).await?;
     }
