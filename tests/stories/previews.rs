@@ -4,6 +4,7 @@ use ::http::{Request, StatusCode};
 use http_body_util::Full;
 
 use crate::http::Answer;
+use crate::long_lived::WebSocket;
 use crate::world::{Prime, Repo, World, deployment, ignored};
 
 /// Commits and pushes a page to a branch, and waits until it serves.
@@ -75,6 +76,27 @@ fn the_one_that_was_pushed_to_longest_ago_makes_room() {
     is_gone(&prime, "one");
     prime.says("http://shop.test", "master");
     prime.until("three apps are left", || prime.app_pids().len() == 3);
+}
+
+#[test]
+fn one_that_comes_back_while_somebody_listens_to_it_stays_and_others_go() {
+    let world = World::new();
+    let shop = world.repo("shop");
+    shop.commit("master");
+    let prime = world.prime().hosting(&shop, "[previews]\nmax = 1\n").start();
+    prime.deploys(&shop, "master");
+    pushes(&prime, &shop, "one", "page 1");
+    let mut socket = WebSocket::open(&prime, "one.shop.test");
+    pushes(&prime, &shop, "two", "page 2");
+    assert_eq!(socket.echoes("still here"), "still here");
+    pushes(&prime, &shop, "one", "page 3");
+    is_gone(&prime, "two");
+    drop(socket);
+    pushes(&prime, &shop, "one", "page 4");
+    prime.until("two apps are left", || prime.app_pids().len() == 2);
+    prime.kill_control();
+    prime.start();
+    prime.says("http://one.shop.test", "page 4");
 }
 
 #[test]
